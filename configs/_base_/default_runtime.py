@@ -1,0 +1,34 @@
+# Every type is written with its prefix, so any scope would do; this one also finds mmpretrain's types without.
+default_scope = 'mmpretrain'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=100, ignore_last=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='mmat.CheckpointHook', interval=1, max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    # BN's running statistics are made equal among processes before they are saved.
+    sync_buffers=dict(type='SyncBuffersHook'),
+    # Readies and validates the teacher; does nothing in a run that has none.
+    distillation=dict(type='mmat.DistillationHook'),
+)
+
+# Text and JSON come with the logger; this adds TensorBoard.
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(type='mmpretrain.UniversalVisualizer', vis_backends=vis_backends)
+
+# Accuracy on the training set over the epoch so far, beside the smoothed one.
+log_processor = dict(
+    custom_cfg=[
+        dict(data_src='accuracy_top-1', log_name='accuracy_epoch', method_name='mean', window_size='epoch')
+    ])
+
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+randomness = dict(seed=None, deterministic=False)
+log_level = 'INFO'
+load_from = None
+resume = False

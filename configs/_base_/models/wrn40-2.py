@@ -1,0 +1,12 @@
+model = dict(
+    type='mmpretrain.ImageClassifier',
+    backbone=dict(type='mmat.WideResNet', depth=40, widen_factor=2),
+    neck=dict(type='mmpretrain.GlobalAveragePooling'),
+    head=dict(
+        type='mmat.LinearClsHead',
+        num_classes=10,
+        in_channels=128,
+        cal_acc=True,
+        topk=(1, ),
+        # The authors' initialisation.
+        init_cfg=dict(type='Kaiming', layer='Linear', mode='fan_in', nonlinearity='relu')))

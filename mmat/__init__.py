@@ -1,0 +1,17 @@
+"""mmat: attention transfer and learned attention for vision networks."""
+import warnings
+
+from .version import __version__
+
+# mmcv-lite says at import that it lacks an operator of detection transformers, which nothing here uses.
+warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+
+__all__ = ['__version__', 'get_model', 'list_models']
+
+
+def __getattr__(name):
+    # Lazy, so that ``from mmat.attention import ...`` needs nothing but torch.
+    if name in ('get_model', 'list_models'):
+        from . import apis
+        return getattr(apis, name)
+    raise AttributeError(f"module 'mmat' has no attribute {name!r}")

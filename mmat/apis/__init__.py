@@ -1,0 +1,4 @@
+from .launch import apply_cpu_setting, build_runner, command_line, parse_common_args
+from .model import get_model, list_models
+
+__all__ = ['apply_cpu_setting', 'build_runner', 'command_line', 'get_model', 'list_models', 'parse_common_args']

@@ -1,0 +1,87 @@
+"""Distance between attention maps, as the paper writes it and as its authors' code computes it."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FORMS = ('code', 'paper')
+SIZE_MISMATCH = ('pool', 'error')
+
+
+def check_distance_options(form: str, p: float, size_mismatch: str) -> None:
+    """Raise ValueError where an option is not one that :func:`attention_distance` takes."""
+    if form not in FORMS:
+        raise ValueError(f'form of an attention distance must be one of {FORMS}, got {form!r}')
+    if not p >= 1:
+        raise ValueError(f'p of an attention distance must be a number >= 1, got {p!r}')
+    if form == 'code' and p != 2:
+        raise ValueError(f"form='code' is a mean of squares, so its p is 2, got {p!r}; form='paper' takes any p >= 1")
+    if size_mismatch not in SIZE_MISMATCH:
+        raise ValueError(f'size_mismatch must be one of {SIZE_MISMATCH}, got {size_mismatch!r}')
+
+
+def normalize_map(attention: Tensor) -> Tensor:
+    """Flatten maps and divide each sample by its L2 norm.
+
+    Each sample is scaled by its largest value first, which changes nothing but the range: float32 holds neither the
+    square of a map of large activations nor that of tiny ones. A map that is zero everywhere stays zero.
+
+    Args:
+        attention (Tensor): Maps of shape (N, H, W).
+
+    Returns:
+        Tensor: Shape (N, H * W), each row of unit L2 norm, or zero.
+    """
+    flat = attention.flatten(1)
+    # Detached: the quotient does not depend on the scale, so neither does its gradient.
+    scale = flat.detach().abs().amax(dim=1, keepdim=True)
+    flat = flat / torch.where(scale > 0, scale, 1)
+    return F.normalize(flat, dim=1)
+
+
+def attention_distance(student_map: Tensor,
+                       teacher_map: Tensor,
+                       form: str = 'code',
+                       p: float = 2,
+                       size_mismatch: str = 'pool') -> Tensor:
+    """Distance between the attention of a student and of a teacher, averaged over the batch.
+
+    With ``q`` the flattened map of one sample divided by its L2 norm:
+
+    - ``form='code'``: mean over batch and positions of ``(q_s - q_t)^2``, as in the authors' ``at_loss``.
+    - ``form='paper'``: mean over the batch of ``||q_s - q_t||_p``, the norm of equation 2, unsquared.
+
+    The weight is the caller's: beta for 'code', beta / 2 for 'paper'.
+
+    Args:
+        student_map (Tensor): Shape (N, H, W), gradients flow to it.
+        teacher_map (Tensor): Shape (N, H', W'); pass it detached.
+        form (str): 'code' or 'paper'. Defaults to 'code'.
+        p (float): Order of the norm for 'paper', at least 1. Defaults to 2, the only one for 'code'.
+        size_mismatch (str): Where (H, W) differs from (H', W'), 'pool' brings both **maps** to the smaller height and
+            width by average pooling, 'error' refuses. Defaults to 'pool'.
+
+    Returns:
+        Tensor: A scalar.
+
+    Raises:
+        ValueError: An unknown option, maps that are not (N, H, W), batches of unequal length, or unequal sizes under
+            ``size_mismatch='error'``.
+    """
+    check_distance_options(form, p, size_mismatch)
+    for name, attention in (('student', student_map), ('teacher', teacher_map)):
+        if attention.dim() != 3:
+            raise ValueError(f'attention_distance takes maps of shape (N, H, W), the {name} map has shape '
+                             f'{tuple(attention.shape)}')
+    if len(student_map) != len(teacher_map):
+        raise ValueError(f'{len(student_map)} student maps but {len(teacher_map)} teacher maps')
+    if student_map.shape != teacher_map.shape:
+        if size_mismatch == 'error':
+            raise ValueError(f'student map {tuple(student_map.shape[1:])} and teacher map '
+                             f"{tuple(teacher_map.shape[1:])} differ in size, and size_mismatch='error'")
+        size = [min(pair) for pair in zip(student_map.shape[1:], teacher_map.shape[1:])]
+        student_map = F.adaptive_avg_pool2d(student_map, size)
+        teacher_map = F.adaptive_avg_pool2d(teacher_map, size)
+    difference = normalize_map(student_map) - normalize_map(teacher_map)
+    if form == 'code':
+        return difference.square().mean()
+    return torch.linalg.vector_norm(difference, ord=p, dim=1).mean()

@@ -1,0 +1,87 @@
+"""Datasets held in memory as one tensor and read by the batch."""
+from typing import Iterator, List, Optional, Sequence, Union
+
+import torch
+from mmpretrain.structures import DataSample
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmat.registry import FUNCTIONS
+
+
+class BatchedSamples:
+    """The labels of a batch in one tensor, which also passes for mmpretrain's list of DataSamples.
+
+    Iterating over it makes the DataSamples, so mmpretrain's heads and metrics work unchanged; who knows better reads
+    ``gt_label``.
+
+    Args:
+        gt_label (Tensor): Shape (N, ), int64.
+        sample_idx (list[int], optional): Positions in the dataset.
+    """
+
+    def __init__(self, gt_label: Tensor, sample_idx: Optional[List[int]] = None):
+        self.gt_label = gt_label
+        self.sample_idx = sample_idx
+
+    def to(self, device) -> 'BatchedSamples':
+        return BatchedSamples(self.gt_label.to(device, non_blocking=True), self.sample_idx)
+
+    def __len__(self) -> int:
+        return len(self.gt_label)
+
+    def __getitem__(self, index: int) -> DataSample:
+        sample = DataSample().set_gt_label(self.gt_label[index])
+        if self.sample_idx is not None:
+            sample.set_metainfo(dict(sample_idx=self.sample_idx[index]))
+        return sample
+
+    def __iter__(self) -> Iterator[DataSample]:
+        return (self[index] for index in range(len(self)))
+
+
+class InMemoryDataset(Dataset):
+    """Images and labels as two tensors; a batch is one index into them.
+
+    Use with ``collate_fn=dict(type='mmat.keep_batch')`` and no workers: there is nothing left for them to do.
+
+    Args:
+        images (Tensor): Shape (N, C, H, W), uint8.
+        labels (Tensor): Shape (N, ), int64.
+        classes (Sequence[str]): Class names, by label.
+        indices (int | Sequence[int], optional): Keep the first so many images, or those at these positions. Defaults
+            to None, all.
+
+    Raises:
+        ValueError: ``indices`` outside the dataset.
+    """
+
+    def __init__(self,
+                 images: Tensor,
+                 labels: Tensor,
+                 classes: Sequence[str],
+                 indices: Optional[Union[int, Sequence[int]]] = None):
+        if indices is not None:
+            chosen = torch.arange(indices) if isinstance(indices, int) else torch.as_tensor(list(indices))
+            if len(chosen) == 0 or chosen.min() < 0 or chosen.max() >= len(images):
+                raise ValueError(f'indices must choose among {len(images)} images, got {indices!r}')
+            images, labels = images[chosen], labels[chosen]
+        self.images = images
+        self.labels = labels
+        self.metainfo = dict(classes=tuple(classes))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        return dict(inputs=self.images[index], data_samples=BatchedSamples(self.labels[[index]], [index])[0])
+
+    def __getitems__(self, indices: List[int]) -> dict:
+        # Called by torch's loader with the whole batch, where __getitem__ would be called image by image.
+        return dict(inputs=self.images[indices], data_samples=BatchedSamples(self.labels[indices], indices))
+
+
+@FUNCTIONS.register_module()
+def keep_batch(batch: dict) -> dict:
+    """The collate function of a dataset that gives whole batches."""
+    return batch

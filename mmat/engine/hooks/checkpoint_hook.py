@@ -1,0 +1,122 @@
+"""Checkpoints that hold plain values, and from which a run goes on to the bit."""
+from collections import OrderedDict
+from typing import Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import all_gather_object, get_rank
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.runner import EpochBasedTrainLoop
+
+from mmat.registry import HOOKS
+from mmat.utils.rng import get_rng_state, set_rng_state
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """mmengine's CheckpointHook, with checkpoints that are clean, whole and exact to resume.
+
+    - Clean: tensors and plain values only, so ``torch.load(weights_only=True)``, the default, reads them. The history
+      of logged scalars, which makes mmengine's unreadable and lets them grow with every iteration, stays in the logs.
+    - Whole: written beside their place and moved there when complete.
+    - Exact: they hold the random states of Python, NumPy and torch of every process and the seed and place of the data
+      order. A run resumed at the end of an epoch gives the bits of one never stopped. For that, validation leaves the
+      random states as it found them.
+
+    Resuming with another ``param_scheduler`` is refused: mmengine would silently go on with the saved one.
+
+    Arguments as mmengine's. ``max_keep_ckpts`` should be at least 2: the oldest goes before the newest is written.
+    """
+
+    def __init__(self, *args, backend_args: Optional[dict] = None, **kwargs):
+        super().__init__(*args, backend_args=backend_args or dict(backend='mmat.atomic'), **kwargs)
+        self._rng_states = []
+        self._resumed = None
+        self._before_val = None
+
+    # Saving
+
+    def _save_checkpoint_with_step(self, runner, step, meta):
+        # Here every process passes; before_save_checkpoint sees the main one only.
+        self._rng_states = all_gather_object(get_rng_state())
+        super()._save_checkpoint_with_step(runner, step, meta)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint['rng_states'] = self._rng_states
+        checkpoint['data_order'] = dict(seed=_sampler_seed(runner), iter_in_epoch=_iter_in_epoch(runner, checkpoint))
+        info = {key: value for key, value in checkpoint['message_hub']['runtime_info'].items() if _is_plain(value)}
+        checkpoint['message_hub'] = dict(
+            log_scalars=OrderedDict(), runtime_info=OrderedDict(info), resumed_keys={key: True for key in info})
+
+    # Resuming
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if not runner._resume:
+            return
+        self._resumed = checkpoint
+        saved = Config.fromstring(checkpoint['meta']['cfg'], file_format='.py').get('param_scheduler')
+        if saved != runner.cfg.get('param_scheduler'):
+            raise ValueError(
+                'the run to resume was started with another param_scheduler, which its checkpoint would bring back: '
+                f'{saved} there, {runner.cfg.get("param_scheduler")} here. Resume with the one it was started with, or '
+                'begin a new run from its weights with load_from')
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if self._resumed is None:
+            return
+        order = self._resumed.get('data_order', {})
+        if order.get('seed') is not None:
+            # Without a seed in the config the sampler drew one of its own before the checkpoint was read.
+            runner.train_dataloader.sampler.seed = order['seed']
+        if order.get('iter_in_epoch'):
+            runner.logger.warning(f'The checkpoint was saved {order["iter_in_epoch"]} iterations into epoch '
+                                  f'{runner.epoch + 1}: that epoch starts again from its first batch.')
+
+    def before_train_epoch(self, runner) -> None:
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._restore_rng_state(runner)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        # Iteration based loops skip what was seen after before_train_epoch, and draw for it.
+        self._restore_rng_state(runner)
+
+    def _restore_rng_state(self, runner) -> None:
+        if self._resumed is None:
+            return
+        states = self._resumed.get('rng_states', [])
+        self._resumed = None
+        if get_rank() < len(states):
+            set_rng_state(states[get_rank()])
+        else:
+            runner.logger.warning(f'The checkpoint has the random states of {len(states)} processes, none for process '
+                                  f'{get_rank()}: random numbers go on from another place than they would have.')
+
+    # Validation
+
+    def before_val_epoch(self, runner) -> None:
+        self._before_val = get_rng_state()
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        set_rng_state(self._before_val)
+        super().after_val_epoch(runner, metrics)
+
+
+def _sampler_seed(runner) -> Optional[int]:
+    seed = getattr(runner.train_dataloader.sampler, 'seed', None)
+    return None if seed is None else int(seed)
+
+
+def _iter_in_epoch(runner, checkpoint: dict) -> int:
+    """Iterations done of the epoch that a resumed run would start with; 0 at an epoch's boundary."""
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return 0
+    return checkpoint['meta']['iter'] - checkpoint['meta']['epoch'] * len(runner.train_dataloader)
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    return value is None or type(value) in (bool, int, float, str, bytes) or isinstance(value, torch.Tensor)

@@ -1,0 +1,78 @@
+"""What a distillation run needs around its training loop."""
+import time
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from mmat.models import Distiller
+from mmat.registry import HOOKS
+from mmat.utils.rng import preserve_rng_state
+
+
+@HOOKS.register_module()
+class DistillationHook(Hook):
+    """Readies the teacher before training, and keeps what the heads learn. Does nothing where there is no teacher.
+
+    Before the first step the teacher is built and its checkpoint loaded, so that a missing one stops the run; then it
+    is validated, once, on the validation set under its own normalisation, and its metrics are logged, with a loud
+    warning where its accuracy is near chance. The heads' own weights go into the checkpoint under ``at_heads``, beside
+    the student's ``state_dict``, and come back on resume.
+
+    Args:
+        validate_teacher (bool): Defaults to True.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, validate_teacher: bool = True):
+        self.validate_teacher = validate_teacher
+
+    def before_train(self, runner) -> None:
+        distiller = _distiller(runner)
+        if distiller is None:
+            return
+        teacher = distiller.prepare_teacher()
+        if self.validate_teacher and runner.val_loop is not None:
+            self._validate(runner, teacher)
+
+    def _validate(self, runner, teacher) -> None:
+        start = time.perf_counter()
+        evaluator, dataloader = runner.val_loop.evaluator, runner.val_loop.dataloader
+        # Teachers of one precision are measured in that of the training, which is how the student will see them.
+        with preserve_rng_state(), torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
+            for batch in dataloader:
+                evaluator.process(data_samples=teacher.network.val_step(batch), data_batch=batch)
+            metrics = evaluator.evaluate(len(dataloader.dataset))
+        text = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
+        runner.logger.info(f'Teacher {teacher.checkpoint or "as given"} on the validation set: {text} '
+                           f'({time.perf_counter() - start:.1f} s)')
+        classes = (getattr(dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        accuracy = metrics.get('accuracy/top1')
+        if classes and accuracy is not None:
+            chance = 100 / len(classes)
+            if accuracy < chance + 0.05 * (100 - chance):
+                runner.logger.warning(
+                    f'{"!" * 20} THE TEACHER IS NEAR CHANCE: {accuracy:.2f} % top-1 where guessing among {len(classes)} '
+                    f'classes gives {chance:.2f} %. Its attention has nothing to teach. Is {teacher.checkpoint} the '
+                    f'right checkpoint, and trained on these classes and this normalisation? {"!" * 20}')
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        distiller = _distiller(runner)
+        state = distiller.at_heads.state_dict() if distiller else {}
+        if state:
+            checkpoint['at_heads'] = {key: value.cpu() for key, value in state.items()}
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        distiller = _distiller(runner)
+        if distiller is not None and runner._resume:
+            try:
+                distiller.at_heads.load_state_dict(checkpoint.get('at_heads', {}))
+            except RuntimeError as error:
+                raise ValueError('the checkpoint to resume does not hold the weights of this config\'s transfer heads: '
+                                 f'{error}') from error
+
+
+def _distiller(runner):
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model if isinstance(model, Distiller) else None

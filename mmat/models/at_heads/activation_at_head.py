@@ -1,0 +1,64 @@
+"""Activation-based attention transfer (Zagoruyko & Komodakis, ICLR 2017, equation 2)."""
+from typing import Dict, Sequence, Tuple
+
+from torch import Tensor
+
+from mmat.attention import attention_distance, attention_map
+from mmat.attention.distance import check_distance_options
+from mmat.attention.maps import check_map_options
+from mmat.registry import MODELS
+
+from ..taps import Layer
+from .base import BaseATHead, NetworkOutputs
+
+
+@MODELS.register_module()
+class ActivationATHead(BaseATHead):
+    """Pulls the student's activation attention maps towards the teacher's.
+
+    The loss of a pair is ``attention_distance(attention_map(student), attention_map(teacher))``; their sum is
+    multiplied by beta for ``form='code'`` and by beta / 2 for ``form='paper'``. The two forms differ in scale by far:
+    'code' divides by the number of positions, so beta = 1e3 belongs to it, and 0.1 or so to 'paper'.
+
+    Args:
+        pairs (Sequence): ``(student_layer, teacher_layer)`` couples: stage indices or module paths.
+        weight (float): beta. Defaults to 1e3, the authors' for 'code'.
+        form (str): 'code', the authors' code, or 'paper', equation 2. Defaults to 'code'.
+        p (float): Power of the map, F^p, at least 1. Defaults to 2.
+        reduction (str): 'sum' (F_sum^p) or 'max' (F_max^p) over channels. Defaults to 'sum'.
+        size_mismatch (str): Maps of unequal size are average pooled to the smaller one ('pool') or refused
+            ('error'). Defaults to 'pool'.
+        name (str): What the logs call it. Defaults to 'at'.
+
+    Raises:
+        ValueError: An option outside these.
+    """
+
+    def __init__(self,
+                 pairs: Sequence[Tuple[Layer, Layer]],
+                 weight: float = 1e3,
+                 form: str = 'code',
+                 p: float = 2,
+                 reduction: str = 'sum',
+                 size_mismatch: str = 'pool',
+                 name: str = 'at'):
+        check_map_options(p, reduction)
+        check_distance_options(form, 2, size_mismatch)
+        super().__init__(pairs, weight, name)
+        self.form = form
+        self.p = p
+        self.reduction = reduction
+        self.size_mismatch = size_mismatch
+
+    @property
+    def factor(self) -> float:
+        return self.weight if self.form == 'code' else self.weight / 2
+
+    def loss(self, student: NetworkOutputs, teacher: NetworkOutputs) -> Dict[str, Tensor]:
+        losses = {}
+        for label, student_layer, teacher_layer in zip(self.labels, self.student_layers, self.teacher_layers):
+            student_map = attention_map(student.features[student_layer], self.p, self.reduction)
+            teacher_map = attention_map(teacher.features[teacher_layer], self.p, self.reduction)
+            losses[label] = attention_distance(
+                student_map, teacher_map, form=self.form, size_mismatch=self.size_mismatch)
+        return losses

@@ -1,0 +1,42 @@
+"""Networks from whatever a user has to name one."""
+from typing import Union
+
+import torch.nn as nn
+from mmengine.config import Config
+
+from mmat.registry import MODELS
+from mmat.utils.zoo import find_config
+
+
+def network_config(model: Union[str, dict, Config]) -> dict:
+    """The model config of one network.
+
+    Args:
+        model (str | dict | Config): A zoo name, a config file, a loaded config, or a model config (with ``type``). Of
+            a distillation config it is the student: that is what its checkpoints hold.
+
+    Returns:
+        dict: A model config that builds by itself, its data preprocessor included.
+
+    Raises:
+        FileNotFoundError: A name or file that is not there.
+        ValueError: A config without a model.
+    """
+    if isinstance(model, str):
+        model = Config.fromfile(find_config(model))
+    preprocessor = None
+    if 'type' not in model:
+        if 'model' not in model:
+            raise ValueError(f'a config without `model` and without `type` is no network: it has {sorted(model)}')
+        preprocessor, model = model.get('data_preprocessor'), model['model']
+    if 'student' in model:
+        preprocessor, model = model.get('data_preprocessor', preprocessor), model['student']
+    model = dict(model)
+    if preprocessor is not None:
+        model.setdefault('data_preprocessor', preprocessor)
+    return model
+
+
+def build_network(model: Union[str, dict, Config, nn.Module]) -> nn.Module:
+    """Build a network from what :func:`network_config` takes; a network is given back as it is."""
+    return model if isinstance(model, nn.Module) else MODELS.build(network_config(model))

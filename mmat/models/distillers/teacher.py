@@ -1,0 +1,123 @@
+"""A frozen network that stands beside the module tree, not in it."""
+from typing import Optional, Sequence, Union
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mmat.utils.checkpoint import find_checkpoint, load_weights
+from mmat.utils.rng import preserve_rng_state
+from mmat.utils.zoo import zoo_index
+
+from ..at_heads import NetworkOutputs
+from ..build import build_network
+from ..taps import tap
+
+_UNKNOWN = object()
+
+
+class Teacher:
+    """Holds a teacher without being a module.
+
+    What is not in the module tree cannot be put in train mode, handed to an optimizer, wrapped by DDP, averaged by EMA
+    or written to a checkpoint. The network is built when it is first needed, which is when training starts: to test
+    or deploy the student of a distillation config takes no teacher file.
+
+    Args:
+        model (str | dict | nn.Module): Zoo name (mmat's), config file, model config, or a network as it is.
+        checkpoint (str, optional): Its weights: a file, a URL, or a work directory, which means its last checkpoint.
+            Defaults to None: the zoo's weights of that name, or those that a network given as ``model`` has.
+    """
+
+    def __init__(self, model: Union[str, dict, nn.Module], checkpoint: Optional[str] = None):
+        if checkpoint is None and isinstance(model, str):
+            checkpoint = zoo_index().get(model, {}).get('Weights')
+        if checkpoint is None and not isinstance(model, nn.Module):
+            name = model if isinstance(model, str) else model.get('type', 'a model config')
+            raise ValueError(f'the teacher ({name}) has no checkpoint: give teacher=dict(model=..., checkpoint=...) a '
+                             'file, a URL or a work directory')
+        self.model = model
+        self.checkpoint = checkpoint
+        self._network = None
+        self._device = torch.device('cpu')
+        self._renormalization = _UNKNOWN
+
+    def __deepcopy__(self, memo):
+        # An EMA copy of the distiller shares its teacher: it is frozen, and large.
+        return self
+
+    @property
+    def built(self) -> bool:
+        return self._network is not None
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, built on first use: in eval mode, without gradients.
+
+        Raises:
+            FileNotFoundError: Its checkpoint is not there; the message says how to make or name one.
+            ValueError: Its checkpoint cannot be read or is another network's.
+        """
+        if self._network is None:
+            if self.checkpoint is not None:
+                try:
+                    find_checkpoint(self.checkpoint)
+                except FileNotFoundError as error:
+                    config = f' (python tools/train.py {self.model})' if str(self.model).endswith('.py') else ''
+                    raise FileNotFoundError(f'the teacher has no weights: {error}. Train it first{config}, or name '
+                                            'its file: --cfg-options model.teacher.checkpoint=PATH') from None
+            # Building a teacher must not shift the student's random stream: it trains as it would alone.
+            with preserve_rng_state():
+                network = build_network(self.model)
+            if self.checkpoint is not None:
+                load_weights(network, self.checkpoint)
+            self._network = network.eval().requires_grad_(False).to(self._device)
+        # A hook or a user may have put a shared network back in train mode.
+        return self._network.eval()
+
+    def apply(self, fn) -> None:
+        """Follow the distiller to another device, dtype or memory format (``nn.Module._apply``)."""
+        self._device = fn(torch.empty(0, device=self._device)).device
+        if self._network is not None:
+            self._network._apply(fn)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor, paths: Sequence[str], preprocessor: nn.Module) -> NetworkOutputs:
+        """Run the teacher on a batch that the student's preprocessor normalised.
+
+        Args:
+            inputs (Tensor): Shape (N, C, H, W), as the student sees them.
+            paths (Sequence[str]): Layers to read.
+            preprocessor (nn.Module): The student's.
+        """
+        network = self.network
+        if self._renormalization is _UNKNOWN:
+            self._renormalization = renormalization(preprocessor, network.data_preprocessor)
+        if self._renormalization is not None:
+            scale, shift = (value.to(inputs) for value in self._renormalization)
+            inputs = inputs * scale + shift
+        with tap(network, paths, 'teacher') as features:
+            network(inputs, mode='tensor')
+        return NetworkOutputs(features=features)
+
+
+def renormalization(source: nn.Module, target: nn.Module) -> Optional[tuple]:
+    """What turns images normalised by one preprocessor into images normalised by another.
+
+    Args:
+        source (nn.Module): Data preprocessor with ``mean`` and ``std`` buffers, or without: no normalisation.
+        target (nn.Module): Likewise. Both are taken to see channels in the same order.
+
+    Returns:
+        tuple | None: ``(scale, shift)`` of shape (C or 1, 1, 1) to multiply by and add; None where both agree.
+    """
+    (mean, std), (target_mean, target_std) = _statistics(source), _statistics(target)
+    scale, shift = std / target_std, (mean - target_mean) / target_std
+    return None if (scale == 1).all() and (shift == 0).all() else (scale, shift)
+
+
+def _statistics(preprocessor: nn.Module) -> tuple:
+    mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
+    if mean is None or std is None:
+        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    return mean.detach().cpu(), std.detach().cpu()

@@ -1,0 +1,133 @@
+"""Reading the outputs of inner layers: names to modules, and modules to tensors."""
+import re
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Dict, Iterator, Sequence, Union
+
+import torch.nn as nn
+from torch import Tensor
+
+Layer = Union[int, str]
+
+# Where backbones keep their stages: ours, mmpretrain's ResNet family, its hierarchical and its plain transformers.
+_STAGE_ATTRIBUTES = ('stage_names', 'res_layers', 'stages', 'layers')
+
+
+def stage_paths(backbone: nn.Module) -> list:
+    """Names of a backbone's stages, relative to it, in order; empty where it has none that can be told."""
+    for attribute in _STAGE_ATTRIBUTES:
+        stages = getattr(backbone, attribute, None)
+        if isinstance(stages, (nn.ModuleList, nn.Sequential)):
+            return [f'{attribute}.{i}' for i in range(len(stages))]
+        if isinstance(stages, (list, tuple)) and stages and all(isinstance(name, str) for name in stages):
+            return list(stages)
+    return []
+
+
+def find_layer(model: nn.Module, layer: Layer, owner: str = 'model') -> str:
+    """Turn a layer as written in a config into a module path of ``model``, with its call index where it has one.
+
+    Args:
+        model (nn.Module): The network.
+        layer (int | str): A stage index of ``model.backbone`` (negative counts from the end), or a module path such
+            as ``'backbone.group1'``. ``'path[1]'`` is the output of the module's second call in a forward pass.
+        owner (str): How messages call the network. Defaults to 'model'.
+
+    Returns:
+        str: The path, such as ``'backbone.group1'`` or ``'backbone.relu[1]'``.
+
+    Raises:
+        ValueError: Nothing there; the message names the closest paths.
+        TypeError: Neither an int nor a str.
+    """
+    if isinstance(layer, bool) or not isinstance(layer, (int, str)):
+        raise TypeError(f'a layer is a stage index or a module path, got {layer!r}')
+    if isinstance(layer, int):
+        backbone = getattr(model, 'backbone', None)
+        stages = stage_paths(backbone) if backbone is not None else []
+        if not stages:
+            raise ValueError(f'{owner} ({type(model).__name__}) has no backbone whose stages can be told, so {layer} '
+                             'means no layer of it; give a module path')
+        if not -len(stages) <= layer < len(stages):
+            raise ValueError(f'{owner} has no stage {layer}: its {type(backbone).__name__} has {len(stages)} stages '
+                             f'(0 to {len(stages) - 1})')
+        return f'backbone.{stages[layer]}'
+    paths = [name for name, _ in model.named_modules() if name]
+    if _split(layer)[0] not in paths:
+        raise ValueError(f'{owner} ({type(model).__name__}) has no layer {layer!r}; {_closest(layer, paths)}')
+    return layer
+
+
+def _closest(layer: str, paths: Sequence[str]) -> str:
+    name = _split(layer)[0]
+    others = [path for path in paths if path and path != name]
+    # Nothing alike: the outermost modules show how this network's paths begin.
+    close = get_close_matches(name, others, n=3, cutoff=0.4) or [path for path in others if '.' not in path]
+    return f'the closest are {", ".join(map(repr, close))}'
+
+
+def _split(path: str) -> tuple:
+    """``'a.b[1]'`` as ``('a.b', 1)``, ``'a.b'`` as ``('a.b', None)``."""
+    match = re.fullmatch(r'(.*)\[(\d+)\]', path)
+    return (match[1], int(match[2])) if match else (path, None)
+
+
+@contextmanager
+def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model') -> Iterator[Dict[str, Tensor]]:
+    """Collect the outputs of some modules for as long as the context lasts.
+
+    The hooks are removed at its end: nothing stays on the network and no activation outlives the returned dict.
+
+    Args:
+        model (nn.Module): The network.
+        paths (Sequence[str]): Paths from :func:`find_layer`.
+        owner (str): How messages call the network. Defaults to 'model'.
+
+    Yields:
+        dict: path -> output, filled during the forward pass.
+
+    Raises:
+        ValueError: At the end of the context: a path that was not run, was run several times without an index, gave
+            something else than one tensor, or whose output a later layer overwrote in place.
+    """
+    calls = {_split(path)[0]: [] for path in paths}
+
+    def record(name):
+
+        def hook(module, args, output):
+            # A tuple of one is what backbones return; its tensor is meant.
+            if isinstance(output, (tuple, list)) and len(output) == 1:
+                output = output[0]
+            version = output._version if isinstance(output, Tensor) and not output.is_inference() else None
+            calls[name].append((output, version))
+
+        return hook
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(record(name)) for name in calls]
+    taps = {}
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path in paths:
+        name, index = _split(path)
+        outputs = calls[name]
+        if not outputs:
+            raise ValueError(f'{owner}: layer {path!r} exists but was not run in the forward pass; '
+                             f'{_closest(path, modules)}')
+        if index is None and len(outputs) > 1:
+            raise ValueError(f'{owner}: layer {path!r} was run {len(outputs)} times in one forward pass; say which '
+                             f"call is meant, '{name}[0]' to '{name}[{len(outputs) - 1}]'")
+        if index is not None and index >= len(outputs):
+            raise ValueError(f'{owner}: layer {path!r} asks for call {index}, but {name!r} was run {len(outputs)} '
+                             f"time(s); the last is '{name}[{len(outputs) - 1}]'")
+        output, version = outputs[index or 0]
+        if not isinstance(output, Tensor):
+            raise ValueError(f'{owner}: layer {path!r} gives {type(output).__name__}, not one tensor; name a layer '
+                             'inside it')
+        if version is not None and output._version != version:
+            raise ValueError(f'{owner}: the output of layer {path!r} was overwritten in place by a later layer (an '
+                             'inplace ReLU, most likely); name that later layer, or build the network without inplace')
+        taps[path] = output

@@ -1,0 +1,24 @@
+"""mmat's nodes of mmengine's registries.
+
+``locations`` let a registry import its modules by itself, so that a config with ``mmat.`` prefixes builds from any
+scope (mmpretrain's tools, a downstream repository) without ``custom_imports``.
+"""
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import Registry
+
+__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPERS']
+
+# Datasets held in memory.
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, locations=['mmat.datasets'])
+# Collate functions.
+FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, locations=['mmat.datasets'])
+# Hooks of the training process.
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, locations=['mmat.engine'])
+# Backbones, heads, attention transfer heads, distillers and data preprocessors.
+MODELS = Registry('model', parent=MMENGINE_MODELS, locations=['mmat.models'])
+# Precision.
+OPTIM_WRAPPERS = Registry('optimizer_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, locations=['mmat.engine'])

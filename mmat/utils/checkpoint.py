@@ -1,0 +1,118 @@
+"""Finding, reading and loading checkpoints, with one clear message where that fails."""
+import pickle
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Union
+
+import torch
+import torch.nn as nn
+
+_REMOTE = ('http://', 'https://', 'torchvision://', 'open-mmlab://', 'mmcls://', 'openmmlab://', 's3://', 'petrel://')
+
+
+def find_checkpoint(path: Union[str, Path]) -> str:
+    """The checkpoint file that ``path`` means.
+
+    Args:
+        path (str | Path): A file, or a work directory, which means its last checkpoint. A URL is given back as it is.
+
+    Returns:
+        str: The file.
+
+    Raises:
+        FileNotFoundError: There is none; the message names the nearest that exist.
+    """
+    if str(path).startswith(_REMOTE):
+        return str(path)
+    path = Path(path)
+    if path.is_file():
+        return str(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f'no checkpoint at {str(path)!r}{_nearest(path)}')
+    pointer = path / 'last_checkpoint'
+    last = Path(pointer.read_text().strip()) if pointer.is_file() else None
+    # The pointer holds the path as it was when training; the folder may have been moved since.
+    for candidate in (last, last and path / last.name):
+        if candidate and candidate.is_file():
+            return str(candidate)
+    files = sorted((f for f in path.glob('*.pth') if f.name.startswith(('epoch_', 'iter_'))),
+                   key=lambda f: int(''.join(filter(str.isdigit, f.stem)) or 0))
+    if not files:
+        raise FileNotFoundError(f'the folder {str(path)!r} holds no checkpoint (no last_checkpoint, no epoch_*.pth)')
+    return str(files[-1])
+
+
+def _nearest(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f' (there is no folder {str(parent)!r})'
+    names = [entry.name for entry in parent.iterdir() if entry.is_dir() or entry.suffix == '.pth']
+    close = get_close_matches(path.name, names, n=3, cutoff=0.3)
+    return f'; the closest in {str(parent)!r} are {", ".join(close)}' if close else f'; {str(parent)!r} has none'
+
+
+def read_checkpoint(path: Union[str, Path]) -> dict:
+    """Read a checkpoint onto the CPU, never executing what it holds (``weights_only``).
+
+    Args:
+        path (str | Path): As for :func:`find_checkpoint`.
+
+    Returns:
+        dict: Its content.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: The file is truncated, not a checkpoint, or holds more than tensors and plain values.
+    """
+    path = find_checkpoint(path)
+    try:
+        if path.startswith(_REMOTE):
+            from mmengine.runner import CheckpointLoader
+            content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        else:
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f'checkpoint {path!r} holds more than tensors and plain values, so it is not read: '
+                         f'{str(error).splitlines()[0]}') from error
+    except (RuntimeError, EOFError, KeyError, AttributeError) as error:
+        raise ValueError(f'{path!r} cannot be read as a checkpoint: it is truncated or something else '
+                         f'({str(error).splitlines()[0]})') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path!r} holds {type(content).__name__}, not a checkpoint')
+    return content
+
+
+def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
+    """Load a checkpoint's weights into ``model``: every one of them, and nothing else.
+
+    Args:
+        model (nn.Module): The network.
+        path (str | Path): As for :func:`find_checkpoint`. The file holds ``state_dict``, or is one.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`read_checkpoint`.
+        ValueError: The weights are another network's; the message names the first keys that differ.
+    """
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.get('state_dict', checkpoint)
+    state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (RuntimeError, AttributeError) as error:
+        raise ValueError(f'checkpoint {str(path)!r} does not fit {type(model).__name__}: ' +
+                         '; '.join(line.strip() for line in str(error).splitlines()[1:4])) from error
+    # A counter that old checkpoints lack and that plays no part where BN has a momentum.
+    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    if missing or unexpected:
+        raise ValueError(f'checkpoint {str(path)!r} does not fit {type(model).__name__}: {_some("lacks", missing)}'
+                         f'{_some("has no use for", unexpected)}')
+    return checkpoint
+
+
+def _some(verb: str, keys: list) -> str:
+    if not keys:
+        return ''
+    return f'{verb} {len(keys)} keys ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}). '

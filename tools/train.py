@@ -1,0 +1,47 @@
+#!/usr/bin/env python
+"""Train a model from a config."""
+import argparse
+
+import torch
+
+from mmat.apis.launch import build_runner, command_line, load_config, parse_common_args
+from mmat.utils.checkpoint import find_checkpoint, read_checkpoint
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, or a name from mmat.list_models()')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH',
+                        help='go on from a checkpoint; without PATH from the last one in the work dir, if there is one')
+    parser.add_argument('--amp', action='store_true',
+                        help='mixed precision: fp16 with loss scaling on a GPU, bf16 on the CPU')
+    parser.add_argument('--seed', type=int, help='random seed; default: a random one, which the log tells')
+    parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms only')
+    args = parse_common_args(parser)
+
+    config = load_config(args)
+    if args.amp and config.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
+        on_gpu = dict(type='AmpOptimWrapper', loss_scale='dynamic')
+        config.optim_wrapper.update(on_gpu if torch.cuda.is_available() else dict(type='mmat.AutocastOptimWrapper'))
+    if args.seed is not None or args.deterministic:
+        config.setdefault('randomness', {}).update(
+            {key: value for key, value in (('seed', args.seed), ('deterministic', args.deterministic)) if value is not None})
+    if args.resume:
+        config.resume = True
+        config.load_from = _checkpoint_to_resume(args.resume, config.work_dir)
+    build_runner(config, fp32=args.fp32).train()
+
+
+def _checkpoint_to_resume(resume: str, work_dir: str):
+    try:
+        path = find_checkpoint(work_dir if resume == 'auto' else resume)
+    except FileNotFoundError:
+        if resume != 'auto':
+            raise
+        return None
+    read_checkpoint(path)  # says so now if it cannot be read
+    return path
+
+
+if __name__ == '__main__':
+    command_line(main)
