@@ -1,0 +1,18 @@
+data_preprocessor = dict(type='mmat.BatchPreprocessor', mean=[77.7] * 3, std=[81.1] * 3, padding=2)
+
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=0,
+    dataset=dict(type='mmat.Digits', split='train', train_size=100),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='mmat.keep_batch'))
+val_dataloader = dict(
+    batch_size=400,
+    num_workers=0,
+    dataset=dict(type='mmat.Digits', split='test'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='mmat.keep_batch'))
+val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, ))
+
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
