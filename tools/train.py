@@ -23,9 +23,11 @@ def main():
     if args.amp and config.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         on_gpu = dict(type='AmpOptimWrapper', loss_scale='dynamic')
         config.optim_wrapper.update(on_gpu if torch.cuda.is_available() else dict(type='mmat.AutocastOptimWrapper'))
-    if args.seed is not None or args.deterministic:
-        config.setdefault('randomness', {}).update(
-            {key: value for key, value in (('seed', args.seed), ('deterministic', args.deterministic)) if value is not None})
+    config.setdefault('randomness', {})
+    if args.seed is not None:
+        config.randomness.seed = args.seed
+    if args.deterministic:
+        config.randomness.deterministic = True
     if args.resume:
         config.resume = True
         config.load_from = _checkpoint_to_resume(args.resume, config.work_dir)

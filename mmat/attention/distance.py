@@ -34,7 +34,8 @@ def normalize_map(attention: Tensor) -> Tensor:
     flat = attention.flatten(1)
     # Detached: the quotient does not depend on the scale, so neither does its gradient.
     scale = flat.detach().abs().amax(dim=1, keepdim=True)
-    flat = flat / torch.where(scale > 0, scale, 1)
+    # Bounded below, so that float32 holds the gradient of a map that is all but zero.
+    flat = flat / scale.clamp(min=1e-24)
     return F.normalize(flat, dim=1)
 
 

@@ -65,7 +65,10 @@ class _CIFAR(InMemoryDataset):
         if not isinstance(labels, list) or len(labels) != len(data):
             found = len(labels) if isinstance(labels, list) else type(labels).__name__
             raise ValueError(f'{self._where(name)}: {self.label_key!r} must be {len(data)} labels, found {found}')
-        labels = torch.tensor(labels)
+        strange = [label for label in labels if not isinstance(label, (int, np.integer))]
+        if strange:
+            raise ValueError(f'{self._where(name)}: {self.label_key!r} must be whole numbers, found {strange[0]!r}')
+        labels = torch.tensor(labels, dtype=torch.int64)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             raise ValueError(f'{self._where(name)}: labels must be from 0 to {num_classes - 1}, found '
                              f'{int(labels.min())} to {int(labels.max())}')
@@ -111,8 +114,10 @@ class _CIFAR(InMemoryDataset):
         from mmengine.dist import barrier, is_main_process
         from torchvision.datasets.utils import download_url
         if is_main_process():
-            # Checked against the official MD5 sum; a file that fails it is not used.
-            download_url(self.url, str(self.data_root), self.archive, self.md5)
+            # It gets its name when it is whole and its MD5 sum right: what breaks off is never taken for it.
+            part = self.data_root / f'{self.archive}.part'
+            download_url(self.url, str(self.data_root), part.name, self.md5)
+            part.replace(self.data_root / self.archive)
         barrier()
 
 

@@ -31,7 +31,7 @@ class BatchedSamples:
         return len(self.gt_label)
 
     def __getitem__(self, index: int) -> DataSample:
-        sample = DataSample().set_gt_label(self.gt_label[index])
+        sample = DataSample().set_gt_label(self.gt_label[index].view(1))
         if self.sample_idx is not None:
             sample.set_metainfo(dict(sample_idx=self.sample_idx[index]))
         return sample
@@ -62,7 +62,7 @@ class InMemoryDataset(Dataset):
                  classes: Sequence[str],
                  indices: Optional[Union[int, Sequence[int]]] = None):
         if indices is not None:
-            chosen = torch.arange(indices) if isinstance(indices, int) else torch.as_tensor(list(indices))
+            chosen = torch.arange(max(indices, 0)) if isinstance(indices, int) else torch.as_tensor(list(indices))
             if len(chosen) == 0 or chosen.min() < 0 or chosen.max() >= len(images):
                 raise ValueError(f'indices must choose among {len(images)} images, got {indices!r}')
             images, labels = images[chosen], labels[chosen]

@@ -3,7 +3,7 @@ data_preprocessor = dict(type='mmat.BatchPreprocessor', mean=[77.7] * 3, std=[81
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,
-    dataset=dict(type='mmat.Digits', split='train', train_size=100),
+    dataset=dict(type='mmat.Digits', split='train', train_size=1000),
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='mmat.keep_batch'))
 val_dataloader = dict(

@@ -69,7 +69,7 @@ class DistillationHook(Hook):
             try:
                 distiller.at_heads.load_state_dict(checkpoint.get('at_heads', {}))
             except RuntimeError as error:
-                raise ValueError('the checkpoint to resume does not hold the weights of this config\'s transfer heads: '
+                raise ValueError("the checkpoint to resume does not hold the weights of this config's transfer heads: "
                                  f'{error}') from error
 
 

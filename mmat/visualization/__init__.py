@@ -1,0 +1,3 @@
+from .attention_grid import draw_attention_grid
+
+__all__ = ['draw_attention_grid']

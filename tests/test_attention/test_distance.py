@@ -1,0 +1,232 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmat.attention import attention_distance, attention_map, normalize_map
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# Normalised rows are (0.6, 0.8) against (0, 1) and (1, 0) against (0, 1):
+# differences (0.6, -0.2) and (1, -1).
+STUDENT = [[[3., 4.]], [[7., 0.]]]
+TEACHER = [[[0., 5.]], [[0., 2.]]]
+
+GOLDEN = [
+    # (0.36 + 0.04 + 1 + 1) / 4
+    ('code', 2, 0.6),
+    # (0.6 + 0.2 + 1 + 1) / 2
+    ('paper', 1, 1.4),
+    # (sqrt(0.4) + sqrt(2)) / 2
+    ('paper', 2, 1.0233345472033855),
+    # (cbrt(0.6^3 + 0.2^3) + cbrt(2)) / 2
+    ('paper', 3, 0.9336194221350029),
+    # ((0.6^1.5 + 0.2^1.5)^(2/3) + 2^(2/3)) / 2
+    ('paper', 1.5, 1.131051054680026),
+    # (0.6 + 1) / 2
+    ('paper', float('inf'), 0.8),
+]
+
+
+@pytest.mark.parametrize('form, p, expected', GOLDEN)
+def test_golden_values(form, p, expected):
+    result = attention_distance(tensor(STUDENT), tensor(TEACHER), form=form, p=p)
+    assert result.shape == ()
+    assert result.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize('form, p, expected', GOLDEN)
+def test_scale_of_a_map_does_not_matter(form, p, expected):
+    scales = tensor([[[1e-3]], [[250.]]])
+    result = attention_distance(tensor(STUDENT) * scales, tensor(TEACHER) / scales, form=form, p=p)
+    assert result.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_default_is_the_code_form():
+    assert attention_distance(tensor(STUDENT), tensor(TEACHER)).item() == pytest.approx(0.6, rel=1e-12)
+
+
+def authors_at(x):
+    return F.normalize(x.pow(2).mean(1).view(x.size(0), -1))
+
+
+def authors_at_loss(x, y):
+    return (authors_at(x) - authors_at(y)).pow(2).mean()
+
+
+@pytest.mark.parametrize('student, teacher', [((4, 8, 6, 5), (4, 16, 6, 5)), ((1, 1, 8, 8), (1, 32, 8, 8)),
+                                              ((3, 16, 1, 1), (3, 16, 1, 1))])
+def test_code_form_is_the_authors_loss(student, teacher):
+    torch.manual_seed(0)
+    x = torch.randn(student, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(teacher, dtype=torch.float64)
+    expected = authors_at_loss(x, y)
+    result = attention_distance(attention_map(x), attention_map(y))
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-15)
+    gradients = [torch.autograd.grad(loss, x)[0] for loss in (result, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-15)
+
+
+def test_paper_form_is_equation_2_sample_by_sample():
+    torch.manual_seed(0)
+    student, teacher = torch.rand(2, 5, 4, 3, dtype=torch.float64)
+    total = 0
+    for s, t in zip(student, teacher):
+        s, t = s.flatten().tolist(), t.flatten().tolist()
+        norm_s, norm_t = sum(v * v for v in s)**0.5, sum(v * v for v in t)**0.5
+        total += sum((a / norm_s - b / norm_t)**2 for a, b in zip(s, t))**0.5
+    result = attention_distance(student, teacher, form='paper')
+    assert result.item() == pytest.approx(total / 5, rel=1e-12)
+
+
+@pytest.mark.parametrize('student_scale', [1e-24, 1e-12, 1., 1e12, 1e30])
+@pytest.mark.parametrize('form, expected', [('code', 0.6), ('paper', 1.0233345472033855)])
+def test_float32_holds_maps_whose_squares_it_does_not(form, expected, student_scale):
+    student, teacher = torch.tensor(STUDENT) * student_scale, torch.tensor(TEACHER) / student_scale
+    assert attention_distance(student, teacher, form).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('form, expected', [('code', 0.6), ('paper', 1.0233345472033855)])
+def test_autocast_does_not_lower_the_precision(form, expected):
+    with torch.autocast('cpu', torch.bfloat16):
+        result = attention_distance(torch.tensor(STUDENT), torch.tensor(TEACHER), form)
+    assert result.dtype == torch.float32
+    assert result.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_half_precision_features_under_autocast():
+    # (-60000, 60000 / 2) against (0, 60000): maps in the ratio 4 : 1 against 0 : 1.
+    student = torch.tensor([[[[-60000., 30000.]]]]).half().expand(1, 8, 1, 2)
+    teacher = torch.tensor([[[[0., 60000.]]]]).half().expand(1, 8, 1, 2)
+    with torch.autocast('cpu', torch.bfloat16):
+        result = attention_distance(attention_map(student), attention_map(teacher))
+    # (16 / 17 + (1 / sqrt(17) - 1)^2) / 2
+    assert result.item() == pytest.approx(1 - 17**-0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize('size', [(2, 2), (1, 4), (4, 1)])
+@pytest.mark.parametrize('form, p', [('code', 2), ('paper', 1), ('paper', 2), ('paper', 3)])
+def test_gradcheck(form, p, size):
+    torch.manual_seed(0)
+    student = (0.5 + torch.rand(2, 2, 4, dtype=torch.float64)).requires_grad_()
+    teacher = 0.5 + torch.rand(2, *size, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: attention_distance(x, teacher, form, p), student)
+
+
+@pytest.mark.parametrize('form, p', [('code', 2), ('paper', 1), ('paper', 1.5), ('paper', 2), ('paper', 3)])
+def test_identical_maps_are_at_distance_zero_and_pull_nowhere(form, p):
+    torch.manual_seed(0)
+    features = torch.randn(2, 4, 3, 3, requires_grad=True)
+    distance = attention_distance(attention_map(features), attention_map(features.detach()), form, p)
+    distance.backward()
+    assert distance.item() == 0
+    assert torch.equal(features.grad, torch.zeros_like(features))
+
+
+@pytest.mark.parametrize('map_p, reduction', [(1, 'sum'), (2, 'sum'), (1, 'max'), (4, 'max')])
+@pytest.mark.parametrize('form, p', [('code', 2), ('paper', 1), ('paper', 2), ('paper', 3)])
+@pytest.mark.parametrize('dead_teacher', [False, True])
+def test_all_zero_maps_give_finite_gradients(form, p, map_p, reduction, dead_teacher):
+    features = torch.zeros(2, 4, 3, 3)
+    features[1] = 1 + torch.arange(9.).view(3, 3)
+    features.requires_grad_()
+    teacher = torch.zeros(2, 3, 3) if dead_teacher else torch.ones(2, 3, 3)
+    distance = attention_distance(attention_map(features, map_p, reduction), teacher, form, p)
+    distance.backward()
+    assert distance.isfinite()
+    # A dead sample has no direction to go, and does not keep the live one from going.
+    assert torch.equal(features.grad[0], torch.zeros(4, 3, 3))
+    assert features.grad[1].isfinite().all()
+    assert dead_teacher or features.grad[1].abs().sum() > 0
+
+
+def test_an_all_zero_map_is_at_the_distance_of_the_other_alone():
+    # One half of it: the teacher's (0.6, 0.8) squared and averaged over two positions.
+    assert attention_distance(tensor([[[0., 0.]]]), tensor([[[3., 4.]]])).item() == pytest.approx(0.5, rel=1e-12)
+    assert attention_distance(tensor([[[0., 0.]]]), tensor([[[0., 0.]]])).item() == 0
+
+
+@pytest.mark.parametrize('scale', [1e-30, 1e-20, 1e-10, 1e-5, 1e5])
+@pytest.mark.parametrize('form', ['code', 'paper'])
+def test_gradient_is_finite_whatever_the_size_of_the_activations(form, scale):
+    features = torch.tensor([[[[1., -2., 3., 0.]]]]).mul(scale).requires_grad_()
+    attention_distance(attention_map(features), torch.ones(1, 1, 4), form).backward()
+    assert features.grad.isfinite().all()
+
+
+def test_no_gradient_reaches_a_detached_teacher_and_the_student_gets_all():
+    student = torch.tensor(STUDENT, requires_grad=True)
+    attention_distance(student, torch.tensor(TEACHER)).backward()
+    # Sample 1: q = (1, 0), dL/dq = (1, -1) / 2; projected off q: (0, -0.5), divided by the norm 7.
+    torch.testing.assert_close(student.grad[1], torch.tensor([[0., -0.5 / 7]]), rtol=1e-6, atol=1e-8)
+
+
+def test_unequal_sizes_pool_the_maps_not_the_activations():
+    student = tensor([[[3., 4.]]])
+    # Columns of opposite signs: |.| averages to (4, 3), while the activations average to (-1, -2).
+    teacher = tensor([[[[3., 1.], [-5., -5.]]]])
+    result = attention_distance(student, attention_map(teacher, p=1))
+    # (0.6, 0.8) - (0.8, 0.6), squared and averaged
+    assert result.item() == pytest.approx(0.04, rel=1e-12)
+    wrong = attention_distance(student, attention_map(F.adaptive_avg_pool2d(teacher, (1, 2)), p=1))
+    # (0.6, 0.8) - (1, 2) / sqrt(5)
+    assert wrong.item() == pytest.approx(0.01613008990009, rel=1e-10)
+
+
+@pytest.mark.parametrize('student, teacher, expected', [
+    # The student is the larger one: 4x4 of 2x2 tiles of 1, 2, 3, 4 give back the tiles' means.
+    ([[[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]], [[[1, 2], [3, 4]]], 0.),
+    # Each is larger in one direction: (2, 1) and (1, 2) meet at (1, 1), where every map is 1.
+    ([[[1], [5]]], [[[9, 2]]], 0.),
+    # Windows that overlap: 3 positions become the means of the first two and of the last two, here (3, 4).
+    ([[[1, 5, 3]]], [[[0, 1]]], 0.2),
+])
+def test_pooling(student, teacher, expected):
+    assert attention_distance(tensor(student), tensor(teacher)).item() == pytest.approx(expected, abs=1e-14)
+
+
+def test_pooling_precedes_normalisation():
+    # Maps (1, 7) -> 4 and (2, 4) -> 3 by columns; with each normalised first the ratio would be the same, but the
+    # second sample's scale is not the first's.
+    student = tensor([[[1., 2.], [7., 4.]], [[10., 20.], [70., 40.]]])
+    teacher = tensor([[[4., 3.]], [[4., 3.]]])
+    assert attention_distance(student, teacher).item() == pytest.approx(0, abs=1e-30)
+
+
+def test_unequal_sizes_are_refused_where_asked():
+    student, teacher = torch.ones(2, 4, 4), torch.ones(2, 8, 8)
+    with pytest.raises(ValueError, match=r'\(4, 4\).*\(8, 8\).*differ in size') as error:
+        attention_distance(student, teacher, size_mismatch='error')
+    assert 'size_mismatch' in str(error.value)
+    assert attention_distance(student, student, size_mismatch='error').item() == 0
+
+
+@pytest.mark.parametrize('student, teacher, message', [
+    ((2, 3, 4, 4), (2, 4, 4), r'the student map has shape \(2, 3, 4, 4\)'),
+    ((2, 4, 4), (2, 16), r'the teacher map has shape \(2, 16\)'),
+    ((2, 4, 4), (3, 4, 4), '2 student maps but 3 teacher maps'),
+    # A batch of one would broadcast without a word.
+    ((4, 2, 2), (1, 2, 2), '4 student maps but 1 teacher maps'),
+])
+def test_refuses_wrong_shapes(student, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        attention_distance(torch.ones(student), torch.ones(teacher))
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(form='papers'), "one of .*'code', 'paper'.*got 'papers'"),
+    (dict(form='paper', p=0.5), 'got 0.5'),
+    (dict(form='paper', p=float('nan')), 'got nan'),
+    (dict(form='code', p=1), "form='code' is a mean of squares.*form='paper' takes any"),
+    (dict(size_mismatch='resize'), "one of .*'pool', 'error'.*got 'resize'"),
+])
+def test_refuses_unknown_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        attention_distance(torch.ones(1, 2, 2), torch.ones(1, 2, 2), **options)
+
+
+def test_normalize_map():
+    result = normalize_map(tensor([[[3., 0.], [0., 4.]], [[0., 0.], [0., 0.]], [[0., 1e-30], [0., 0.]]]))
+    torch.testing.assert_close(result, tensor([[0.6, 0, 0, 0.8], [0, 0, 0, 0], [0, 1, 0, 0]]), rtol=1e-14, atol=0)

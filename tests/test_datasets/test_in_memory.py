@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
+from mmengine.runner import Runner
+from mmpretrain.evaluation import Accuracy
+from mmpretrain.structures import DataSample
+from torch.utils.data import DataLoader, Subset
+
+from mmat.datasets import BatchedSamples, InMemoryDataset, keep_batch
+
+CLASSES = ['a', 'b', 'c']
+
+
+def dataset(indices=None, count=7):
+    """Image i holds i everywhere and has label i % 3."""
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).clone()
+    return InMemoryDataset(images, torch.arange(count) % 3, CLASSES, indices)
+
+
+def contents(data):
+    return data.images[:, 0, 0, 0].tolist()
+
+
+# InMemoryDataset
+
+@pytest.mark.parametrize('indices, expected', [
+    (None, [0, 1, 2, 3, 4, 5, 6]),
+    (3, [0, 1, 2]),
+    (7, [0, 1, 2, 3, 4, 5, 6]),
+    ([5, 0, 5], [5, 0, 5]),
+    (range(1, 7, 2), [1, 3, 5]),
+    (np.array([6, 2]), [6, 2]),
+    (torch.tensor([6, 2]), [6, 2]),
+])
+def test_indices(indices, expected):
+    data = dataset(indices)
+    assert len(data) == len(expected)
+    assert contents(data) == expected
+    assert data.labels.tolist() == [i % 3 for i in expected]
+
+
+@pytest.mark.parametrize('indices', [0, 8, -1, [], [7], [-1], [0, 99]])
+def test_refuses_indices_outside_the_dataset(indices):
+    with pytest.raises(ValueError, match='indices must choose among 7 images') as error:
+        dataset(indices)
+    assert repr(indices) in str(error.value)
+
+
+def test_classes():
+    assert dataset().metainfo == dict(classes=('a', 'b', 'c'))
+
+
+def test_an_item():
+    item = dataset()[4]
+    assert item['inputs'].dtype == torch.uint8
+    assert torch.equal(item['inputs'], torch.full((3, 2, 2), 4, dtype=torch.uint8))
+    assert isinstance(item['data_samples'], DataSample)
+    assert item['data_samples'].gt_label.tolist() == [1]
+    assert item['data_samples'].sample_idx == 4
+
+
+def test_a_batch():
+    batch = dataset().__getitems__([6, 1])
+    assert batch['inputs'].shape == (2, 3, 2, 2)
+    assert batch['inputs'][:, 0, 0, 0].tolist() == [6, 1]
+    assert batch['data_samples'].gt_label.tolist() == [0, 1]
+    assert batch['data_samples'].sample_idx == [6, 1]
+
+
+def test_a_batch_is_a_copy():
+    data = dataset()
+    data.__getitems__([0, 1])['inputs'].fill_(99)
+    assert contents(data) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_loader_reads_whole_batches_and_keeps_the_last_short_one():
+    batches = list(DataLoader(dataset(), batch_size=3, collate_fn=keep_batch))
+    assert [batch['inputs'][:, 0, 0, 0].tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [batch['data_samples'].gt_label.tolist() for batch in batches] == [[0, 1, 2], [0, 1, 2], [0]]
+
+
+def test_a_shuffling_loader_keeps_images_and_labels_together():
+    loader = DataLoader(dataset(count=50), batch_size=16, shuffle=True, collate_fn=keep_batch,
+                        generator=torch.Generator().manual_seed(0))
+    pairs = [(image, label) for batch in loader
+             for image, label in zip(batch['inputs'][:, 0, 0, 0].tolist(), batch['data_samples'].gt_label.tolist())]
+    assert pairs != sorted(pairs)
+    assert sorted(pairs) == [(i, i % 3) for i in range(50)]
+
+
+def test_a_subset_of_it_works():
+    batch, = DataLoader(Subset(dataset(), [2, 4]), batch_size=2, collate_fn=keep_batch)
+    assert batch['inputs'][:, 0, 0, 0].tolist() == [2, 4]
+
+
+def test_mmengine_builds_its_loader_from_a_config():
+    loader = Runner.build_dataloader(dict(
+        batch_size=4, num_workers=0, dataset=dataset(), sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='mmat.keep_batch')))
+    assert [len(batch['data_samples']) for batch in loader] == [4, 3]
+    assert MMENGINE_FUNCTIONS.get('mmat.keep_batch') is keep_batch
+
+
+# BatchedSamples
+
+def test_batched_samples_pass_for_a_list_of_data_samples():
+    samples = BatchedSamples(torch.tensor([4, 0, 2]), [10, 11, 12])
+    assert len(samples) == 3
+    assert [sample.gt_label.tolist() for sample in samples] == [[4], [0], [2]]
+    assert [sample.sample_idx for sample in samples] == [10, 11, 12]
+    assert samples[1].gt_label.tolist() == [0] and samples[-1].gt_label.tolist() == [2]
+    assert torch.cat([sample.gt_label for sample in samples]).tolist() == [4, 0, 2]
+    assert samples[0].gt_label.dtype == torch.int64
+    assert all(isinstance(sample, DataSample) for sample in samples)
+
+
+def test_positions_may_be_left_out():
+    assert 'sample_idx' not in BatchedSamples(torch.tensor([1]))[0]
+
+
+def test_samples_follow_their_batch_to_its_device():
+    # 'meta' stands for an accelerator: a label that goes through the CPU, and stays there, would fail the loss on it.
+    samples = BatchedSamples(torch.tensor([1, 2]), [3, 4]).to('meta')
+    assert samples.gt_label.device.type == 'meta'
+    assert samples.sample_idx == [3, 4]
+    assert [sample.gt_label.device.type for sample in samples] == ['meta', 'meta']
+
+
+def test_mmpretrains_metric_reads_them():
+    predictions = [1, 2, 2]
+    samples = [sample.set_pred_label(label)
+               for sample, label in zip(BatchedSamples(torch.tensor([1, 2, 0])), predictions)]
+    metric = Accuracy()
+    metric.process(None, [sample.to_dict() for sample in samples])
+    assert metric.evaluate(3) == {'accuracy/top1': pytest.approx(200 / 3)}

@@ -1,0 +1,321 @@
+import weakref
+
+import pytest
+import torch
+import torch.nn as nn
+
+from mmat.models.taps import find_layer, stage_paths, tap
+
+
+class Backbone(nn.Module):
+    """Two stages that double and triple, then an activation that runs twice."""
+
+    stage_names = ('group0', 'group1')
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.group0 = Scale(2)
+        self.group1 = Scale(3)
+        self.unused = Scale(5)
+        self.relu = nn.ReLU(inplace)
+        self.pair = Pair()
+        self.single = Single()
+
+    def forward(self, x):
+        x = self.relu(self.group0(x))
+        x = self.relu(self.group1(x) - 1)
+        self.pair(x)
+        return self.single(x)
+
+
+class Scale(nn.Module):
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+class Pair(nn.Module):
+
+    def forward(self, x):
+        return x, x
+
+
+class Single(nn.Module):
+
+    def forward(self, x):
+        return (x + 10, )
+
+
+class Network(nn.Module):
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.backbone = Backbone(**kwargs)
+
+    def forward(self, x):
+        return self.backbone(x)
+
+
+class Holder(nn.Module):
+    """A model around any backbone."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+
+def hooks(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+X = torch.tensor([[1., -1.]])
+
+
+# Names to modules
+
+@pytest.mark.parametrize('layer, path', [
+    (0, 'backbone.group0'),
+    (1, 'backbone.group1'),
+    (-1, 'backbone.group1'),
+    (-2, 'backbone.group0'),
+    ('backbone.group0', 'backbone.group0'),
+    ('backbone', 'backbone'),
+    ('backbone.relu[1]', 'backbone.relu[1]'),
+])
+def test_find_layer(layer, path):
+    assert find_layer(Network(), layer) == path
+
+
+@pytest.mark.parametrize('attribute, value, expected', [
+    ('stages', nn.ModuleList([nn.Identity(), nn.Identity()]), ['stages.0', 'stages.1']),
+    ('layers', nn.Sequential(nn.Identity(), nn.Identity()), ['layers.0', 'layers.1']),
+    ('res_layers', ['layer1', 'layer2'], ['layer1', 'layer2']),
+    ('stage_names', ('group0', 'group1'), ['group0', 'group1']),
+    # mmpretrain's `stages` may be a tuple of numbers, which names nothing.
+    ('stages', (3, 4, 6, 3), []),
+    ('stages', [], []),
+])
+def test_stage_paths(attribute, value, expected):
+    backbone = nn.Module()
+    setattr(backbone, attribute, value)
+    assert stage_paths(backbone) == expected
+
+
+def test_stages_of_mmpretrain_backbones():
+    from mmpretrain.models import ResNet, VisionTransformer
+    assert find_layer(Holder(ResNet(18, stem_channels=8, base_channels=8)), 2) == 'backbone.layer3'
+    arch = dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=8)
+    assert find_layer(Holder(VisionTransformer(arch, img_size=32)), -1) == 'backbone.layers.2'
+
+
+@pytest.mark.parametrize('layer', [2, -3, 99])
+def test_a_stage_index_outside_names_the_number_of_stages(layer):
+    with pytest.raises(ValueError, match=rf'student has no stage {layer}: .*Backbone has 2 stages \(0 to 1\)'):
+        find_layer(Network(), layer, owner='student')
+
+
+@pytest.mark.parametrize('model', [nn.Linear(1, 1), Holder(nn.Linear(1, 1))])
+def test_a_stage_index_without_stages_asks_for_a_path(model):
+    with pytest.raises(ValueError, match=f'{type(model).__name__}.*no backbone whose stages can be told.*module path'):
+        find_layer(model, 0)
+
+
+@pytest.mark.parametrize('layer, close', [
+    ('backbone.gruop1', 'backbone.group1'),
+    ('group0', 'backbone.group0'),
+    ('backbone.group0.', 'backbone.group0'),
+    ('backbone.rellu[1]', 'backbone.relu'),
+])
+def test_a_misspelt_path_names_the_closest(layer, close):
+    with pytest.raises(ValueError) as error:
+        find_layer(Network(), layer, owner='teacher')
+    message, closest = str(error.value).split('the closest are ')
+    assert repr(layer) in message and 'teacher (Network)' in message
+    assert repr(close) in closest
+
+
+def test_a_path_like_none_names_the_outermost_modules():
+    with pytest.raises(ValueError, match="the closest are 'backbone'$"):
+        find_layer(Network(), 'zzzzzzzzzzzzzzzzzzzzzz')
+
+
+@pytest.mark.parametrize('layer', [None, 1.0, True, ['backbone'], b'backbone'])
+def test_a_layer_is_an_index_or_a_path(layer):
+    with pytest.raises(TypeError, match='a stage index or a module path'):
+        find_layer(Network(), layer)
+
+
+def test_the_whole_model_is_no_layer():
+    with pytest.raises(ValueError, match="no layer ''"):
+        find_layer(Network(), '')
+
+
+# Modules to tensors
+
+@pytest.mark.parametrize('path, expected', [
+    ('backbone.group0', [[2., -2.]]),
+    ('backbone.relu[0]', [[2., 0.]]),
+    ('backbone.group1', [[6., 0.]]),
+    ('backbone.relu[1]', [[5., 0.]]),
+    # A tuple of one tensor stands for the tensor.
+    ('backbone.single', [[15., 10.]]),
+    ('backbone', [[15., 10.]]),
+])
+def test_tap_gives_the_outputs(path, expected):
+    model = Network()
+    with tap(model, [path]) as taps:
+        model(X)
+    assert taps.keys() == {path}
+    assert taps[path].tolist() == expected
+
+
+def test_several_taps_at_once():
+    model = Network()
+    paths = ['backbone.relu[1]', 'backbone.group1', 'backbone.relu[0]']
+    with tap(model, paths) as taps:
+        model(X)
+    assert {path: value.tolist() for path, value in taps.items()} == {
+        'backbone.relu[1]': [[5., 0.]], 'backbone.group1': [[6., 0.]], 'backbone.relu[0]': [[2., 0.]]}
+
+
+def test_the_output_of_the_network_stays_the_same_and_gradients_flow_through_taps():
+    model, x = Network(), X.clone().requires_grad_()
+    with tap(model, ['backbone.group0']) as taps:
+        out, = model(x)
+    assert out.tolist() == [[15., 10.]]
+    gradient, = torch.autograd.grad(taps['backbone.group0'].sum(), x)
+    assert gradient.tolist() == [[2., 2.]]
+
+
+def test_no_paths_no_hooks():
+    model = Network()
+    with tap(model, []) as taps:
+        assert hooks(model) == 0
+        model(X)
+    assert taps == {}
+
+
+def test_hooks_are_there_inside_and_gone_after():
+    model = Network()
+    with tap(model, ['backbone.group0', 'backbone.relu[1]', 'backbone.relu[0]']):
+        assert hooks(model) == 2
+        model(X)
+    assert hooks(model) == 0
+
+
+def test_hooks_are_gone_when_the_forward_raises():
+    model = Network()
+    with pytest.raises(TypeError, match='unsupported operand'):
+        with tap(model, ['backbone.group0', 'backbone.unused']):
+            model(None)
+    assert hooks(model) == 0
+
+
+def test_hooks_are_gone_when_a_tap_is_refused():
+    model = Network()
+    with pytest.raises(ValueError):
+        with tap(model, ['backbone.unused']):
+            model(X)
+    assert hooks(model) == 0
+
+
+def test_hooks_of_others_stay():
+    model = Network()
+    model.backbone.group0.register_forward_hook(lambda *args: None)
+    with tap(model, ['backbone.group0']):
+        model(X)
+    assert hooks(model) == 1
+
+
+def test_no_activation_outlives_the_taps():
+    model = Network()
+    with tap(model, ['backbone.group0', 'backbone.relu[1]']) as taps:
+        model(X)
+    references = [weakref.ref(value) for value in taps.values()]
+    assert all(reference() is not None for reference in references)
+    taps.clear()
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_taps_of_two_networks_nest():
+    student, teacher = Network(), Network()
+    teacher.backbone.group0.factor = 7
+    with tap(student, ['backbone.group0']) as inner, tap(teacher, ['backbone.group0']) as outer:
+        student(X)
+        teacher(X)
+    assert inner['backbone.group0'].tolist() == [[2., -2.]]
+    assert outer['backbone.group0'].tolist() == [[7., -7.]]
+
+
+def refused(path, model=None, forward=None):
+    model = model or Network()
+    with pytest.raises(ValueError) as error:
+        with tap(model, [path], owner='student'):
+            (forward or model)(X)
+    message = str(error.value)
+    assert 'student' in message and repr(path) in message
+    return message
+
+
+def test_a_layer_that_is_not_run():
+    message = refused('backbone.unused')
+    assert 'exists but was not run' in message
+    assert 'the closest are' in message and "'backbone'" in message
+    assert message.count("'backbone.unused'") == 1
+
+
+def test_a_layer_that_runs_twice_needs_an_index():
+    message = refused('backbone.relu')
+    assert 'was run 2 times' in message
+    assert "'backbone.relu[0]' to 'backbone.relu[1]'" in message
+
+
+def test_two_forward_passes_in_one_context_are_two_calls():
+    model = Network()
+    message = refused('backbone.group0', model, lambda x: (model(x), model(x)))
+    assert 'was run 2 times' in message
+
+
+def test_an_index_beyond_the_calls():
+    message = refused('backbone.relu[2]')
+    assert 'asks for call 2' in message and '2 time(s)' in message and "the last is 'backbone.relu[1]'" in message
+
+
+@pytest.mark.parametrize('grad', [True, False])
+def test_an_output_overwritten_in_place_is_refused(grad):
+    with torch.set_grad_enabled(grad):
+        message = refused('backbone.group0', Network(inplace=True))
+    assert 'overwritten in place by a later layer' in message and 'inplace' in message
+
+
+def test_the_layer_that_overwrites_can_be_tapped_itself():
+    model = Network(inplace=True)
+    with tap(model, ['backbone.relu[0]', 'backbone.relu[1]']) as taps:
+        model(X)
+    assert taps['backbone.relu[0]'].tolist() == [[2., 0.]]
+    assert taps['backbone.relu[1]'].tolist() == [[5., 0.]]
+
+
+def test_several_tensors_are_refused():
+    assert 'gives tuple, not one tensor' in refused('backbone.pair')
+
+
+def test_other_outputs_are_refused():
+
+    class Dict(nn.Module):
+
+        def forward(self, x):
+            return dict(x=x)
+
+    assert 'gives dict, not one tensor' in refused('0', nn.Sequential(Dict()))
+
+
+def test_inference_mode_works():
+    model = Network()
+    with torch.inference_mode(), tap(model, ['backbone.group0']) as taps:
+        model(X)
+    assert taps['backbone.group0'].tolist() == [[2., -2.]]

@@ -1,0 +1,286 @@
+import os
+import shutil
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn as nn
+
+from mmat.utils.checkpoint import find_checkpoint, load_weights, read_checkpoint
+
+
+def network(width=4):
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, width, 3), bn=nn.BatchNorm2d(width), fc=nn.Linear(width, 2)))
+
+
+def checkpoint(epoch=0):
+    """Weights that tell their epoch."""
+    state = network().state_dict()
+    return dict(state_dict=OrderedDict((key, torch.full_like(value, epoch)) for key, value in state.items()),
+                meta=dict(epoch=epoch))
+
+
+def work_dir(folder, epochs, pointer=None):
+    folder.mkdir(parents=True)
+    for epoch in epochs:
+        torch.save(checkpoint(epoch), folder / f'epoch_{epoch}.pth')
+    if pointer is not None:
+        (folder / 'last_checkpoint').write_text(str(pointer))
+    return folder
+
+
+# find_checkpoint
+
+@pytest.mark.parametrize('kind', [str, lambda path: path])
+def test_a_file_is_itself(tmp_path, kind):
+    folder = work_dir(tmp_path / 'run', [1])
+    assert find_checkpoint(kind(folder / 'epoch_1.pth')) == str(folder / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize('url', ['https://a.b/c.pth', 'http://a.b/c.pth', 'torchvision://resnet18', 's3://a/b.pth'])
+def test_a_url_is_itself(url):
+    assert find_checkpoint(url) == url
+
+
+def test_a_work_dir_means_its_last_checkpoint(tmp_path):
+    # Not the highest number: training was resumed from epoch 1 and has come to 2, beside an older run's epoch 3.
+    folder = tmp_path / 'run'
+    work_dir(folder, [1, 2, 3], folder / 'epoch_2.pth')
+    assert find_checkpoint(folder) == str(folder / 'epoch_2.pth')
+
+
+def test_a_pointer_relative_to_where_training_ran(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    work_dir(tmp_path / 'work_dirs' / 'run', [1, 2], 'work_dirs/run/epoch_1.pth\n')
+    assert read_checkpoint('work_dirs/run')['meta']['epoch'] == 1
+    # The same from elsewhere.
+    monkeypatch.chdir('/')
+    assert read_checkpoint(tmp_path / 'work_dirs' / 'run')['meta']['epoch'] == 1
+
+
+def test_a_checkpoint_kept_outside_the_work_dir(tmp_path):
+    # mmengine's CheckpointHook(out_dir=...) writes the files elsewhere and the pointer in the work directory.
+    elsewhere = work_dir(tmp_path / 'elsewhere', [5])
+    folder = work_dir(tmp_path / 'run', [], elsewhere / 'epoch_5.pth')
+    assert find_checkpoint(folder) == str(elsewhere / 'epoch_5.pth')
+
+
+def test_a_moved_folder(tmp_path):
+    work_dir(tmp_path / 'old', [1, 2], tmp_path / 'old' / 'epoch_1.pth')
+    shutil.move(tmp_path / 'old', tmp_path / 'new')
+    assert find_checkpoint(tmp_path / 'new') == str(tmp_path / 'new' / 'epoch_1.pth')
+
+
+def test_a_moved_folder_whose_old_place_is_taken_by_another_run(tmp_path):
+    work_dir(tmp_path / 'run', [2], tmp_path / 'run' / 'epoch_2.pth')
+    shutil.move(tmp_path / 'run', tmp_path / 'kept')
+    work_dir(tmp_path / 'run', [2], tmp_path / 'run' / 'epoch_2.pth')
+    assert find_checkpoint(tmp_path / 'kept') == str(tmp_path / 'kept' / 'epoch_2.pth')
+
+
+@pytest.mark.parametrize('pointer', ['/nowhere/epoch_7.pth', '', 'garbage', None])
+def test_a_dangling_pointer_gives_the_highest_epoch(tmp_path, pointer):
+    # 10 comes after 9, although not in the alphabet; other files are none of a run's checkpoints.
+    folder = work_dir(tmp_path / 'run', [1, 9, 10], pointer)
+    for name in ('best_accuracy_epoch_99.pth', 'zzz.pth', 'epoch_50.txt'):
+        (folder / name).write_bytes(b'')
+    assert find_checkpoint(folder) == str(folder / 'epoch_10.pth')
+
+
+def test_checkpoints_by_iteration(tmp_path):
+    folder = tmp_path
+    for name in ('iter_900.pth', 'iter_1000.pth'):
+        (folder / name).write_bytes(b'')
+    assert find_checkpoint(folder) == str(folder / 'iter_1000.pth')
+
+
+def test_a_folder_without_checkpoint(tmp_path):
+    (tmp_path / 'config.py').write_text('')
+    with pytest.raises(FileNotFoundError, match='holds no checkpoint') as error:
+        find_checkpoint(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize('name, close', [('epoch_20.pth', 'epoch_2.pth'), ('wrn16-2_cifra10', 'wrn16-2_cifar10')])
+def test_a_missing_file_names_the_closest(tmp_path, name, close):
+    work_dir(tmp_path / 'wrn16-2_cifar10', [])
+    for file in ('epoch_2.pth', 'epoch_20.log'):
+        (tmp_path / file).write_bytes(b'')
+    with pytest.raises(FileNotFoundError, match='no checkpoint at') as error:
+        find_checkpoint(tmp_path / name)
+    message, closest = str(error.value).split('the closest in')
+    assert repr(str(tmp_path / name)) in message
+    assert close in closest and '.log' not in closest
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        find_checkpoint(tmp_path / 'nowhere' / 'epoch_1.pth')
+    assert f'there is no folder {str(tmp_path / "nowhere")!r}' in str(error.value)
+
+
+def test_a_missing_file_among_nothing_alike(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        find_checkpoint(tmp_path / 'epoch_1.pth')
+    assert str(error.value).endswith(f'{str(tmp_path)!r} has none')
+
+
+# read_checkpoint
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_reading(tmp_path, legacy):
+    torch.save(checkpoint(3), tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
+    content = read_checkpoint(tmp_path / 'a.pth')
+    assert content['meta'] == dict(epoch=3)
+    assert (content['state_dict']['fc.weight'] == 3).all()
+
+
+def refused(path, error=ValueError):
+    with pytest.raises(error) as caught:
+        read_checkpoint(path)
+    message = str(caught.value)
+    assert repr(str(path)) in message
+    assert '\n' not in message
+    return message
+
+
+@pytest.mark.parametrize('part', [0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_truncated_file(tmp_path, part, legacy):
+    path = tmp_path / 'a.pth'
+    torch.save(checkpoint(), path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    path.write_bytes(content[:int(part * len(content))])
+    assert 'truncated' in refused(path)
+
+
+NO_CHECKPOINTS = dict(html=b'<!DOCTYPE html><html>404</html>', text=b'hello', newline=b'\n', zeros=b'\x00' * 100,
+                      ones=b'\xff' * 100, zip=b'PK\x03\x04' + b'x' * 100, lfs=b'version https://git-lfs')
+
+
+@pytest.mark.parametrize('content', NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
+def test_a_file_that_is_something_else(tmp_path, content):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    message = refused(path)
+    # Whose download gave a web page is not told that it holds unsafe objects, nor how to read those.
+    assert 'cannot be read as a checkpoint' in message
+    assert 'more than tensors' not in message and 'weights_only' not in message
+
+
+def test_a_file_that_holds_no_dict(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / 'a.pth')
+    assert 'holds list, not a checkpoint' in refused(tmp_path / 'a.pth')
+
+
+class RunsCommand:
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command, )
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_checkpoint_that_would_run_code_is_refused_and_not_run(tmp_path, legacy):
+    bait, path = tmp_path / 'bait', tmp_path / 'a.pth'
+    torch.save(checkpoint() | dict(hook=RunsCommand(f'touch {bait}')), path,
+               _use_new_zipfile_serialization=not legacy)
+    # The attack works on who reads without care, or this test would show nothing.
+    torch.load(path, weights_only=False)
+    assert bait.exists()
+    bait.unlink()
+    assert 'holds more than tensors and plain values' in refused(path)
+    assert not bait.exists()
+
+
+def test_a_checkpoint_with_a_module_in_it_is_refused(tmp_path):
+    torch.save(dict(state_dict={}, model=network()), tmp_path / 'a.pth')
+    assert 'holds more than tensors and plain values' in refused(tmp_path / 'a.pth')
+
+
+def test_a_downloaded_checkpoint_is_not_run_either(tmp_path, monkeypatch):
+    # torch's cache of downloads has the file already, so nothing goes to the network.
+    bait = tmp_path / 'bait'
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    cache = tmp_path / 'hub' / 'checkpoints'
+    cache.mkdir(parents=True)
+    torch.save(checkpoint(), cache / 'good.pth')
+    torch.save(dict(hook=RunsCommand(f'touch {bait}')), cache / 'evil.pth')
+    assert read_checkpoint('https://example.invalid/good.pth')['meta']['epoch'] == 0
+    message = refused('https://example.invalid/evil.pth')
+    assert not bait.exists()
+    assert 'holds more than tensors and plain values' in message
+
+
+# load_weights
+
+def loaded(tmp_path, content, model=None):
+    model = model or network()
+    torch.save(content, tmp_path / 'a.pth')
+    load_weights(model, tmp_path / 'a.pth')
+    return model
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda content: content,
+    # A file may be the weights themselves, and those of a DDP model.
+    lambda content: content['state_dict'],
+    lambda content: dict(state_dict={f'module.{key}': value for key, value in content['state_dict'].items()}),
+])
+def test_every_weight_is_loaded(tmp_path, wrap):
+    model = loaded(tmp_path, wrap(checkpoint(7)))
+    assert all((value == 7).all() for value in model.state_dict().values())
+
+
+def test_the_checkpoint_is_given_back(tmp_path):
+    folder = work_dir(tmp_path / 'run', [4])
+    assert load_weights(network(), folder)['meta'] == dict(epoch=4)
+
+
+def misfit(tmp_path, content, model=None):
+    with pytest.raises(ValueError, match='does not fit Sequential') as error:
+        loaded(tmp_path, content, model)
+    assert repr(str(tmp_path / 'a.pth')) in str(error.value)
+    return str(error.value)
+
+
+def test_missing_keys_are_named(tmp_path):
+    content = checkpoint()
+    del content['state_dict']['fc.bias']
+    assert 'lacks 1 keys (fc.bias)' in misfit(tmp_path, content)
+
+
+def test_unexpected_keys_are_named(tmp_path):
+    content = checkpoint()
+    content['state_dict']['head.fc.weight'] = torch.zeros(1)
+    assert 'has no use for 1 keys (head.fc.weight)' in misfit(tmp_path, content)
+
+
+def test_the_weights_of_another_network(tmp_path):
+    message = misfit(tmp_path, dict(state_dict=nn.Sequential(*[nn.Linear(1, 1)] * 3).state_dict()))
+    # Three of each suffice to see what it is.
+    assert 'lacks 8 keys (conv.weight, conv.bias, bn.weight, ...)' in message
+    assert 'has no use for 6 keys (0.weight, 0.bias, 1.weight, ...)' in message
+
+
+def test_the_weights_of_a_wider_network(tmp_path):
+    message = misfit(tmp_path, dict(state_dict=network(width=8).state_dict()))
+    assert 'conv.weight' in message and '[8, 3, 3, 3]' in message and '\n' not in message
+
+
+def test_a_weight_that_is_no_tensor(tmp_path):
+    assert 'fc.weight' in misfit(tmp_path, dict(state_dict=checkpoint()['state_dict'] | {'fc.weight': 'text'}))
+
+
+def test_old_checkpoints_may_lack_the_counter_of_bn(tmp_path):
+    content = checkpoint(7)
+    del content['state_dict']['bn.num_batches_tracked']
+    model = loaded(tmp_path, content)
+    assert (model.bn.running_mean == 7).all() and model.bn.num_batches_tracked == 0
+
+
+def test_loading_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_weights(network(), tmp_path / 'a.pth')
