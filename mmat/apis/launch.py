@@ -48,7 +48,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def apply_cpu_setting(config: Config) -> None:
     """The recommended setting where there is no accelerator: bf16 autocast, channels_last, an allocator that keeps.
 
-    Together they halve the time of a step against fp32 (``benchmarks``). Each applies where the config leaves it open;
+    ``benchmarks/cpu_setting.py`` measures what each brings. Each applies where the config leaves it open;
     validation stays fp32.
 
     Args:

@@ -23,7 +23,8 @@ def normalize_map(attention: Tensor) -> Tensor:
     """Flatten maps and divide each sample by its L2 norm.
 
     Each sample is scaled by its largest value first, which changes nothing but the range: float32 holds neither the
-    square of a map of large activations nor that of tiny ones. A map that is zero everywhere stays zero.
+    square of a map of large activations nor that of tiny ones. A map that is zero everywhere stays zero. (The authors'
+    code does not scale; the two differ only for maps of a norm below its epsilon of 1e-12.)
 
     Args:
         attention (Tensor): Maps of shape (N, H, W).

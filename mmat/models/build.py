@@ -30,7 +30,7 @@ def network_config(model: Union[str, dict, Config]) -> dict:
             raise ValueError(f'a config without `model` and without `type` is no network: it has {sorted(model)}')
         preprocessor, model = model.get('data_preprocessor'), model['model']
     if 'student' in model:
-        preprocessor, model = model.get('data_preprocessor', preprocessor), model['student']
+        preprocessor, model = model.get('data_preprocessor', preprocessor), network_config(model['student'])
     model = dict(model)
     if preprocessor is not None:
         model.setdefault('data_preprocessor', preprocessor)

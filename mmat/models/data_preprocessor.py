@@ -47,7 +47,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
     """Moves a batch of equally sized images to the model's device, augments it in training, and normalises it.
 
     Random numbers come from torch's global CPU generator, one draw for the whole batch of all processes, of which each
-    takes its share: with equal seeds, image ``i`` of a batch is augmented alike however many processes share it.
+    takes its share: with equal seeds, image ``i`` of a batch is cropped and flipped alike however many processes share
+    it.
 
     Args:
         mean (Sequence[float], optional): By channel, on the scale of the images (0 to 255 for uint8). Defaults to
@@ -61,7 +62,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         num_classes (int, optional): Needed by ``batch_augments``. Defaults to None.
 
     Raises:
-        ValueError: An option outside these; at run time, images not larger than ``padding``.
+        ValueError: An option outside these; at run time, images not larger than ``padding`` or of other channels.
     """
 
     def __init__(self,
@@ -104,6 +105,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
             images = self.augment(images)
         images = images.float()
         if self.mean is not None:
+            if images.shape[1] != len(self.mean):
+                raise ValueError(f'mean and std are for {len(self.mean)} channels, the images have {images.shape[1]}')
             images = (images - self.mean) / self.std
         if training and self.batch_augments is not None:
             images, data['data_samples'] = self.mix(images, data['data_samples'])

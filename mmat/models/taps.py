@@ -84,7 +84,7 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model') -> Iterato
         owner (str): How messages call the network. Defaults to 'model'.
 
     Yields:
-        dict: path -> output, filled during the forward pass.
+        dict: path -> output, filled when the context closes.
 
     Raises:
         ValueError: At the end of the context: a path that was not run, was run several times without an index, gave

@@ -55,6 +55,8 @@ def _nearest(path: Path) -> str:
 def read_checkpoint(path: Union[str, Path]) -> dict:
     """Read a checkpoint onto the CPU, never executing what it holds (``weights_only``).
 
+    Checkpoints of mmengine's own hook are read too, which ``torch.load`` refuses for their history of logged scalars.
+
     Args:
         path (str | Path): As for :func:`find_checkpoint`.
 
@@ -71,7 +73,8 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
             # Not mmengine's loader: it unpickles whatever comes.
             content = torch.hub.load_state_dict_from_url(path, map_location='cpu', weights_only=True)
         else:
-            content = torch.load(path, map_location='cpu', weights_only=True)
+            with torch.serialization.safe_globals(_mmengine_globals()):
+                content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a broken file raises whatever its bytes lead to
         found = re.search(r'GLOBAL (\S+)', str(error))
         if found:
@@ -83,6 +86,24 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f'{path!r} holds {type(content).__name__}, not a checkpoint')
     return content
+
+
+def _mmengine_globals() -> list:
+    """What mmengine's own checkpoints hold beside plain values: the history of the logged scalars, in NumPy arrays."""
+    import numpy as np
+    from mmengine.logging import HistoryBuffer
+
+    def statistic(owner, name):
+        # In place of getattr, which could reach anything: only the buffer's own statistics.
+        if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+            raise ValueError(f'GLOBAL builtins.getattr of {name!r}')  # as torch words a refusal
+        return getattr(owner, name)
+
+    multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
+    arrays = [(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
+              for name in ('_reconstruct', 'scalar') for core in ('core', '_core')]
+    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'bool')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *arrays, *dtypes, (statistic, 'builtins.getattr')]
 
 
 def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
@@ -101,6 +122,8 @@ def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
     """
     checkpoint = read_checkpoint(path)
     state = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f'checkpoint {str(path)!r} holds no state_dict')
     state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)

@@ -1,7 +1,8 @@
-data_preprocessor = dict(type='mmat.BatchPreprocessor', mean=[77.7] * 3, std=[81.1] * 3, padding=2)
+# No augmentation.
+data_preprocessor = dict(type='mmat.BatchPreprocessor', mean=[77.7] * 3, std=[81.1] * 3)
 
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=10,
     num_workers=0,
     dataset=dict(type='mmat.Digits', split='train', train_size=1000),
     sampler=dict(type='DefaultSampler', shuffle=True),

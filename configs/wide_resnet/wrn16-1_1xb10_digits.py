@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/wrn16-1.py',
-    '../_base_/datasets/digits_bs32.py',
+    '../_base_/datasets/digits_bs10.py',
     '../_base_/schedules/digits_60e.py',
     '../_base_/default_runtime.py',
 ]

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import mmat
+from mmat.models import build_network
+
+DISTILLATION = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
+FILE = str(Path(__file__).parents[2] / f'configs/at/{DISTILLATION}.py')
+
+
+def parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize('model, count', [
+    ('wrn16-1_1xb128_cifar10', 175066),
+    ('wrn40-2_1xb128_cifar10', 2243546),
+    # Its student; no teacher file is asked for.
+    (DISTILLATION, 175066),
+    (FILE, 175066),
+    (Config.fromfile(FILE), 175066),
+], ids=str)
+def test_a_network_in_eval_mode(model, count, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = mmat.get_model(model)
+    assert parameters(network) == count
+    assert not any(module.training for module in network.modules())
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_it_keeps_the_config_as_mmpretrain_does():
+    network = mmat.get_model(DISTILLATION)
+    assert network._config.model.type == 'mmpretrain.ImageClassifier'
+
+
+def test_the_config_given_is_not_changed():
+    config = Config.fromfile(FILE)
+    before = config.pretty_text
+    mmat.get_model(config)
+    assert config.pretty_text == before
+
+
+def test_keywords_change_the_model():
+    network = mmat.get_model('wrn16-1_1xb128_cifar10', backbone=dict(widen_factor=2), head=dict(in_channels=128))
+    assert parameters(network) == 691674
+
+
+def test_images_go_through_its_own_normalisation():
+    network = mmat.get_model('wrn16-1_1xb128_cifar10')
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7]))
+    with torch.no_grad():
+        scores = network((images.float() - mean) / std).softmax(1)
+        samples = network.test_step(dict(inputs=images))
+    for sample, score in zip(samples, scores):
+        torch.testing.assert_close(sample.pred_score, score, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('model', ['wrn16-1_1xb128_cifar10', DISTILLATION])
+def test_pretrained_is_a_checkpoint(model, tmp_path):
+    trained = build_network('wrn16-1_1xb128_cifar10')
+    trained.init_weights()
+    torch.save(dict(state_dict=trained.state_dict()), tmp_path / 'epoch_3.pth')
+    for pretrained in (str(tmp_path / 'epoch_3.pth'), str(tmp_path)):
+        network = mmat.get_model(model, pretrained=pretrained)
+        for key, value in trained.state_dict().items():
+            assert torch.equal(network.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize('call, error, message', [
+    (lambda: mmat.get_model('wrn16-1_1xb128_cifar'), FileNotFoundError, 'closest names are.*wrn16-1_1xb128_cifar10'),
+    (lambda: mmat.get_model('wrn16-1_1xb128_cifar10', pretrained=True), ValueError, 'no weights for wrn16-1_1xb128_cifar10'),
+    (lambda: mmat.get_model('wrn16-1_1xb128_cifar10', pretrained='none.pth'), FileNotFoundError, "no checkpoint at 'none.pth'"),
+    (lambda: mmat.get_model(Config.fromfile(FILE), pretrained=True), ValueError, 'no weights for a config'),
+])
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_another_networks_weights_are_refused(tmp_path):
+    torch.save(dict(state_dict=build_network('wrn16-2_1xb128_cifar10').state_dict()), tmp_path / 'epoch_1.pth')
+    with pytest.raises(ValueError, match='does not fit ImageClassifier'):
+        mmat.get_model('wrn16-1_1xb128_cifar10', pretrained=str(tmp_path / 'epoch_1.pth'))
+
+
+def test_a_distiller_whose_student_is_a_zoo_name():
+    config = Config(dict(model=dict(
+        type='mmat.Distiller', student='wrn16-1_1xb128_cifar10', teacher=dict(model='x', checkpoint='y'),
+        at_heads=[dict(type='mmat.ActivationATHead', pairs=[(0, 0)])])))
+    assert parameters(mmat.get_model(config)) == 175066

@@ -1,0 +1,276 @@
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.registry import METRICS
+
+
+class Stop(Exception):
+    pass
+
+
+class StopBeforeEpoch(Hook):
+    """Ends a run where SIGKILL might: after an epoch, its checkpoint and its validation."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == self.epoch:
+            raise Stop
+
+
+class Noise(Hook):
+    """Training and validation that draw from every random generator there is; the weights depend on each draw."""
+
+    priority = 'LOWEST'
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        shift = 20 * random.random() + 20 * np.random.rand() + 20 * np.random.standard_normal() + 20 * torch.rand(1)
+        data_batch['inputs'] = (data_batch['inputs'].float() + shift).clamp(0, 255).to(torch.uint8)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        random.random(), np.random.standard_normal(), torch.rand(1)
+
+
+def scramble(seed=99):
+    """Another process: its generators are elsewhere."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def read(runner, name):
+    # The default, weights_only=True, reads tensors and plain values only.
+    return torch.load(os.path.join(runner.work_dir, name), weights_only=True)
+
+
+def equal_tensors(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal_tensors(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(equal_tensors, first, second))
+    return first == second
+
+
+def noisy(runner):
+    runner.register_hook(Noise())
+    return runner
+
+
+# Exact
+
+@pytest.mark.parametrize('validate', [False, True])
+@pytest.mark.parametrize('seed', [0, None])
+def test_a_run_stopped_and_resumed_gives_the_bits_of_one_never_stopped(seed, validate, network_config, make_runner):
+    settings = dict(epochs=4, seed=seed, validate=validate)
+    straight = noisy(make_runner(network_config(), 'straight', **settings))
+    straight.train()
+    stopped = noisy(make_runner(network_config(), 'stopped', **{**settings, 'seed': straight.seed}))
+    if seed is None:
+        # It drew a seed of its own for the data order before the config's came.
+        stopped.train_dataloader.sampler.seed = straight.train_dataloader.sampler.seed
+    stopped.register_hook(StopBeforeEpoch(2))
+    with pytest.raises(Stop):
+        stopped.train()
+    scramble()
+    resumed = noisy(make_runner(network_config(), 'stopped', resume=True, **settings))
+    resumed.train()
+    assert any('epoch_2.pth' in message for _, message in resumed.log)
+    first, second = read(straight, 'epoch_4.pth'), read(resumed, 'epoch_4.pth')
+    for part in ('state_dict', 'optimizer', 'param_schedulers', 'rng_states', 'data_order'):
+        assert equal_tensors(first[part], second[part]), part
+    momenta = [state['momentum_buffer'] for state in first['optimizer']['state'].values()]
+    assert len(momenta) == len(list(resumed.model.parameters())) and all(m.abs().sum() > 0 for m in momenta)
+    assert first['meta']['iter'] == second['meta']['iter'] == 8
+
+
+@pytest.mark.parametrize('part', ['rng_states', 'data_order'])
+def test_without_its_states_it_would_not(part, network_config, make_runner):
+    """The test above can fail: each thing that is kept is needed."""
+    straight = noisy(make_runner(network_config(), 'straight', epochs=2, seed=None))
+    straight.train()
+    checkpoint = read(straight, 'epoch_1.pth')
+    del checkpoint[part]
+    path = os.path.join(straight.work_dir, 'without.pth')
+    torch.save(checkpoint, path)
+    scramble()
+    resumed = noisy(make_runner(network_config(), 'resumed', epochs=2, seed=None, resume=True, load_from=path))
+    resumed.train()
+    assert not equal_tensors(read(straight, 'epoch_2.pth')['state_dict'], read(resumed, 'epoch_2.pth')['state_dict'])
+    warned = [message for level, message in resumed.log if level == 'WARNING' and 'random states of 0' in message]
+    assert len(warned) == (part == 'rng_states')
+
+
+def test_a_run_by_iterations_resumes_to_the_bit(network_config, make_runner):
+    settings = {
+        'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=4, val_interval=2),
+        'train_dataloader.sampler.type': 'InfiniteSampler',
+        'param_scheduler.by_epoch': False,
+        'default_hooks.checkpoint.by_epoch': False,
+        'default_hooks.checkpoint.interval': 2,
+    }
+    straight = noisy(make_runner(network_config(), 'straight', seed=None, validate=True, **settings))
+    straight.train()
+    scramble()
+    resumed = noisy(make_runner(network_config(), 'resumed', seed=None, validate=True, resume=True,
+                                load_from=f'{straight.work_dir}/iter_2.pth', **settings))
+    resumed.train()
+    first, second = read(straight, 'iter_4.pth'), read(resumed, 'iter_4.pth')
+    for part in ('state_dict', 'optimizer', 'rng_states'):
+        assert equal_tensors(first[part], second[part]), part
+
+
+def test_it_holds_the_random_states_of_python_numpy_and_torch(network_config, make_runner):
+    runner = noisy(make_runner(network_config(), epochs=1))
+    runner.train()
+    # Nothing draws between the last checkpoint and the end of the run.
+    state, = read(runner, 'epoch_1.pth')['rng_states']
+    assert state['python'] == random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    assert state['numpy'][0] == name and state['numpy'][1].tolist() == keys.tolist()
+    assert tuple(state['numpy'][2:]) == (position, has_gauss, cached)
+    assert torch.equal(state['torch'], torch.get_rng_state())
+
+
+def test_validation_leaves_the_random_states_as_it_found_them(network_config, make_runner):
+    checkpoints = []
+    for validate in (False, True):
+        runner = noisy(make_runner(network_config(), f'validate_{validate}', validate=validate))
+        runner.train()
+        checkpoints.append(read(runner, 'epoch_2.pth'))
+    for part in ('state_dict', 'rng_states'):
+        assert equal_tensors(checkpoints[0][part], checkpoints[1][part]), part
+
+
+# Refusals and warnings
+
+@pytest.mark.parametrize('change', [{'param_scheduler.milestones': [1, 2]}, {'param_scheduler.gamma': 0.1},
+                                    {'param_scheduler': [dict(type='CosineAnnealingLR', T_max=4)]},
+                                    {'param_scheduler': None}])
+def test_another_schedule_is_refused(change, network_config, make_runner):
+    make_runner(network_config(), epochs=1).train()
+    resumed = make_runner(network_config(), resume=True, **change)
+    with pytest.raises(ValueError, match='run to resume was started with another param_scheduler.*load_from'):
+        resumed.train()
+    assert resumed.iter == 0
+
+
+def test_more_epochs_keep_the_schedule_or_are_refused(network_config, make_runner):
+    # mmengine's schedulers end with the max_epochs they were made with: the drop at epoch 3 would not happen.
+    make_runner(network_config(), epochs=2).train()
+    resumed = make_runner(network_config(), epochs=4, resume=True)
+    try:
+        resumed.train()
+    except ValueError as error:
+        assert 'max_epochs' in str(error)
+    else:
+        lrs = [scheduler.get_last_value() for scheduler in resumed.param_schedulers]
+        assert lrs == [[pytest.approx(0.1 * 0.2 * 0.2)]]
+
+
+def test_loading_weights_into_another_schedule_is_no_resuming(network_config, make_runner):
+    make_runner(network_config(), epochs=1).train()
+    path = make_runner(network_config()).work_dir + '/epoch_1.pth'
+    runner = make_runner(network_config(), 'new', epochs=1, load_from=path, **{'param_scheduler.gamma': 0.5})
+    runner.train()
+    assert runner.iter == 2
+
+
+@pytest.mark.parametrize('iteration, done', [(1, 1), (3, 1)])
+def test_a_checkpoint_from_within_an_epoch_says_so(iteration, done, network_config, make_runner):
+    settings = {'default_hooks.checkpoint.by_epoch': False}
+    runner = make_runner(network_config(), **settings)
+    runner.train()
+    resumed = make_runner(network_config(), 'resumed', resume=True,
+                          load_from=f'{runner.work_dir}/iter_{iteration}.pth', **settings)
+    resumed.train()
+    warned = [message for level, message in resumed.log if level == 'WARNING' and 'starts again' in message]
+    assert len(warned) == 1
+    assert f'saved {done} iterations into epoch {(iteration + 1) // 2}' in warned[0]
+
+
+def test_a_checkpoint_between_epochs_gives_no_warning(network_config, make_runner):
+    make_runner(network_config(), epochs=1).train()
+    resumed = make_runner(network_config(), resume=True)
+    resumed.train()
+    # mmengine warns of its own FileClient.
+    assert not [message for level, message in resumed.log if level == 'WARNING' and 'FileClient' not in message]
+
+
+# Clean
+
+def test_it_holds_tensors_and_plain_values_only(network_config, make_runner):
+    runner = make_runner(network_config(), validate=True, **{'default_hooks.checkpoint.save_best': 'accuracy/top1'})
+    runner.train()
+    names = [name for name in os.listdir(runner.work_dir) if name.endswith('.pth')]
+    assert len(names) == 3 and any(name.startswith('best_') for name in names)
+    for name in names:
+        assert 'meta' in read(runner, name)
+
+
+def test_its_size_does_not_grow_with_the_iterations(network_config, make_runner):
+    runner = make_runner(network_config(), epochs=6, **{'train_dataloader.batch_size': 4,
+                                                         'train_dataloader.dataset.train_size': 20})
+    runner.train()
+    first, last = (os.path.getsize(f'{runner.work_dir}/epoch_{epoch}.pth') for epoch in (1, 6))
+    assert runner.iter == 30
+    # A history of one scalar alone would take 25 * 8 bytes; torch pads to 64.
+    assert abs(last - first) <= 64
+
+
+class NumpyAccuracy(BaseMetric):
+    """As scikit-learn's metrics: a NumPy scalar."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        return dict(accuracy=np.float64(0.5))
+
+
+@pytest.mark.parametrize('metric, key', [('mmpretrain.Accuracy', 'accuracy/top1'), ('NumpyAccuracy', 'accuracy')])
+def test_the_best_score_so_far_is_resumed(metric, key, network_config, make_runner):
+    METRICS.register_module(module=NumpyAccuracy, force=True)
+    settings = {'val_evaluator.type': metric, 'default_hooks.checkpoint.save_best': key,
+                'default_hooks.checkpoint.rule': 'greater'}
+    runner = make_runner(network_config(), epochs=1, validate=True, **settings)
+    runner.train()
+    resumed = make_runner(network_config(), validate=True, resume=True, **settings)
+    resumed.register_hook(StopBeforeEpoch(1))
+    with pytest.raises(Stop):
+        resumed.train()
+    assert resumed.message_hub.get_info('best_score') == runner.message_hub.get_info('best_score')
+
+
+# Whole
+
+def test_a_write_that_fails_leaves_the_last_checkpoint(network_config, make_runner, monkeypatch):
+    runner = make_runner(network_config(), **{'default_hooks.checkpoint.filename_tmpl': 'latest.pth'})
+    replace, calls = os.replace, []
+
+    def fail_the_second_time(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(28, 'No space left on device')
+        return replace(*args)
+
+    monkeypatch.setattr(os, 'replace', fail_the_second_time)
+    with pytest.raises(OSError, match='No space left'):
+        runner.train()
+    assert read(runner, 'latest.pth')['meta']['epoch'] == 1
+
+
+def test_old_checkpoints_are_removed_also_after_resuming(network_config, make_runner):
+    settings = {'default_hooks.checkpoint.max_keep_ckpts': 2}
+    make_runner(network_config(), epochs=3, **settings).train()
+    # The schedule of a longer run: same config but for its end.
+    runner = make_runner(network_config(), epochs=3, resume=True, **settings)
+    assert sorted(name for name in os.listdir(runner.work_dir) if name.endswith('.pth')) == [
+        'epoch_2.pth', 'epoch_3.pth']

@@ -1,0 +1,31 @@
+import numpy as np
+import torch
+from PIL import Image
+
+from mmat.visualization import draw_attention_grid
+
+
+def test_the_picture_shows_every_map(tmp_path):
+    images = torch.zeros(2, 3, 8, 8)
+    images[0, 0] = 1  # one red, one black
+    maps = torch.zeros(2, 4, 4)
+    maps[:, 0, 0] = 1
+    path = tmp_path / 'new' / 'grid.png'
+    draw_attention_grid(images, dict(teacher=dict(a=maps, b=maps), student=dict(a=maps)), path, ['one', 'two'], 'below')
+    picture = np.asarray(Image.open(path).convert('RGB')).astype(int)
+    red = (picture == [255, 0, 0]).all(-1)
+    # The red image, once; its overlays are blends.
+    rows, columns = np.where(red)
+    side = columns.max() - columns.min() + 1
+    assert red.sum() == side * (rows.max() - rows.min() + 1)
+    # Three maps and the image in each of two rows: about eight such squares are not white.
+    assert (picture != 255).any(-1).sum() > 7.5 * side**2
+
+
+def test_the_bottom_of_the_ramp_is_dark_and_the_top_is_red(tmp_path):
+    maps = torch.tensor([[[0., 0.], [0., 1.]]])
+    draw_attention_grid(torch.zeros(1, 3, 2, 2), dict(n=dict(l=maps)), tmp_path / 'grid.png')
+    picture = np.asarray(Image.open(tmp_path / 'grid.png').convert('RGB')).astype(int)
+    ramp_top, ramp_bottom = (0.55 * 255 * np.array(c) for c in ([0.60, 0.04, 0.02], [0.19, 0.07, 0.23]))
+    for colour in (ramp_top, ramp_bottom):
+        assert (np.abs(picture - colour).max(-1) <= 1).any()
