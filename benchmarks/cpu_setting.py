@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time of a training step on the CPU as the parts of the recommended setting are added, interleaved, in one process each.
+"""Time of a training step on the CPU as the parts of the recommended setting are added, interleaved.
 
     python benchmarks/cpu_setting.py [--repeats 5] [--batch 128]
 

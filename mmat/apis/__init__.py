@@ -2,4 +2,7 @@ from .attention import get_attention_maps
 from .launch import apply_cpu_setting, build_runner, command_line, parse_common_args
 from .model import get_model, list_models
 
-__all__ = ['apply_cpu_setting', 'build_runner', 'command_line', 'get_attention_maps', 'get_model', 'list_models', 'parse_common_args']
+__all__ = [
+    'apply_cpu_setting', 'build_runner', 'command_line', 'get_attention_maps', 'get_model', 'list_models',
+    'parse_common_args'
+]

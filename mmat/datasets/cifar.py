@@ -93,8 +93,8 @@ class _CIFAR(InMemoryDataset):
                              for member in tar if member.isfile() and Path(member.name).name in names}
                 batches = {name: found[name] for name in names}
             except (tarfile.TarError, EOFError, KeyError, OSError, zlib.error) as error:
-                raise ValueError(f'{archive} cannot be read as the archive of {type(self).__name__} ({error!r}); delete '
-                                 'it and download it again') from error
+                raise ValueError(f'{archive} cannot be read as the archive of {type(self).__name__} ({error!r}); '
+                                 'delete it and download it again') from error
             return {name: self._unpickle(name, content) for name, content in batches.items()}
         raise FileNotFoundError(
             f'{type(self).__name__} is not in {str(self.data_root)!r}: expected the folder {self.folder}/ or the '

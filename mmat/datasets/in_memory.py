@@ -2,6 +2,7 @@
 from typing import Iterator, List, Optional, Sequence, Union
 
 import torch
+from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -9,10 +10,10 @@ from torch.utils.data import Dataset
 from mmat.registry import FUNCTIONS
 
 
-class BatchedSamples:
+class BatchedSamples(BaseDataElement):
     """The labels of a batch in one tensor, which also passes for mmpretrain's list of DataSamples.
 
-    Iterating over it makes the DataSamples, so mmpretrain's heads and metrics work unchanged; who knows better reads
+    As an mmengine data element it moves to the device with any data preprocessor. Iterating over it makes the DataSamples, so mmpretrain's heads and metrics work unchanged; who knows better reads
     ``gt_label``.
 
     Args:
@@ -20,19 +21,19 @@ class BatchedSamples:
         sample_idx (list[int], optional): Positions in the dataset.
     """
 
-    def __init__(self, gt_label: Tensor, sample_idx: Optional[List[int]] = None):
-        self.gt_label = gt_label
-        self.sample_idx = sample_idx
-
-    def to(self, device) -> 'BatchedSamples':
-        return BatchedSamples(self.gt_label.to(device, non_blocking=True), self.sample_idx)
+    def __init__(self, gt_label: Optional[Tensor] = None, sample_idx: Optional[List[int]] = None, **kwargs):
+        super().__init__(**kwargs)
+        if gt_label is not None:
+            self.gt_label = gt_label
+        if sample_idx is not None:
+            self.set_metainfo(dict(sample_idx=sample_idx))
 
     def __len__(self) -> int:
         return len(self.gt_label)
 
     def __getitem__(self, index: int) -> DataSample:
         sample = DataSample().set_gt_label(self.gt_label[index].view(1))
-        if self.sample_idx is not None:
+        if 'sample_idx' in self:
             sample.set_metainfo(dict(sample_idx=self.sample_idx[index]))
         return sample
 

@@ -94,9 +94,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         """Preprocess ``dict(inputs=(N, C, H, W), data_samples=...)``; labels move to the device too."""
         data = dict(data)
-        samples = data.get('data_samples')
-        if samples is not None:
-            data['data_samples'] = samples.to(self.device) if hasattr(samples, 'to') else self.cast_data(samples)
+        data['data_samples'] = self.cast_data(data.get('data_samples'))
         images = data['inputs']
         if not isinstance(images, Tensor):
             images = torch.stack(list(images))

@@ -23,13 +23,15 @@ def zoo_root() -> Path:
 
 @lru_cache
 def zoo_index() -> dict:
-    """Name -> entry of the metafiles, with ``Config`` made absolute."""
+    """Name -> entry of the metafiles, with ``Config``, and ``Weights`` where they are a file, made absolute."""
     from mmengine.fileio import load
     root = zoo_root()
     index = {}
     for metafile in load(root / 'model-index.yml')['Import']:
         for entry in load(root / metafile)['Models']:
-            index[entry['Name']] = {**entry, 'Config': str(root / entry['Config'])}
+            paths = {key: str(root / entry[key]) for key in ('Config', 'Weights')
+                     if key in entry and '://' not in entry[key]}
+            index[entry['Name']] = {**entry, **paths}
     return index
 
 

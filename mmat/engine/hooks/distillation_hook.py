@@ -53,8 +53,8 @@ class DistillationHook(Hook):
             chance = 100 / len(classes)
             if accuracy < chance + 0.05 * (100 - chance):
                 runner.logger.warning(
-                    f'{"!" * 20} THE TEACHER IS NEAR CHANCE: {accuracy:.2f} % top-1 where guessing among {len(classes)} '
-                    f'classes gives {chance:.2f} %. Its attention has nothing to teach. Is {teacher.checkpoint} the '
+                    f'{"!" * 20} THE TEACHER IS NEAR CHANCE: {accuracy:.2f} % top-1 where guessing among '
+                    f'{len(classes)} classes gives {chance:.2f} %. Its attention has nothing to teach. Is {teacher.checkpoint} the '
                     f'right checkpoint, and trained on these classes and this normalisation? {"!" * 20}')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:

@@ -79,7 +79,8 @@ class Teacher:
         """Follow the distiller to another device, dtype or memory format (``nn.Module._apply``)."""
         self._device = fn(torch.empty(0, device=self._device)).device
         if self._network is not None:
-            self._network._apply(fn)
+            # mmengine's `to` also tells the data preprocessor its device.
+            self._network._apply(fn).to(self._device)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, paths: Sequence[str], preprocessor: nn.Module) -> NetworkOutputs:
