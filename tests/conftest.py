@@ -61,12 +61,15 @@ _runs = itertools.count()
 
 
 @pytest.fixture
-def make_runner(tmp_path):
+def make_runner(tmp_path, monkeypatch):
     """Makes Runners that train on 64 digits of 8x8 pixels, two steps an epoch, in well under a second.
 
     Making one sets the seed and training it draws from it: train one before making the next.
     ``runner.log`` holds what the run logs, by level: a list of ``(levelname, message)``.
     """
+
+    # mmengine writes the config into every checkpoint; laying it out nicely takes longer than the training.
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
 
     def make(model, work_dir='run', epochs=2, seed=0, validate=False, **settings):
         from mmengine.config import Config

@@ -1,0 +1,193 @@
+import argparse
+import os
+import re
+import sys
+
+import pytest
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from mmat.apis import launch
+from mmat.engine import AutocastOptimWrapper
+from mmat.registry import MODELS
+
+NAME = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
+
+
+@pytest.fixture(autouse=True)
+def leave_the_allocator_alone(monkeypatch):
+    monkeypatch.setattr(launch, 'keep_freed_memory', lambda: False)
+
+
+def parse(monkeypatch, *words):
+    # Set and taken away again, so that what parsing puts there goes with the test.
+    monkeypatch.setenv('LOCAL_RANK', '')
+    monkeypatch.delenv('LOCAL_RANK')
+    monkeypatch.setattr(sys, 'argv', ['tool.py', NAME, *words])
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    return launch.parse_common_args(parser)
+
+
+# Arguments
+
+@pytest.mark.parametrize('words, rank', [([], '0'), (['--local-rank', '3'], '3'), (['--local_rank', '3'], '3'),
+                                         (['--local_rank=3'], '3')])
+def test_the_local_rank_in_both_spellings(words, rank, monkeypatch):
+    parse(monkeypatch, *words)
+    assert os.environ['LOCAL_RANK'] == rank
+
+
+def test_torchruns_local_rank_is_kept(monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '5')
+    monkeypatch.setattr(sys, 'argv', ['tool.py'])
+    launch.parse_common_args(argparse.ArgumentParser())
+    assert os.environ['LOCAL_RANK'] == '5'
+
+
+@pytest.mark.parametrize('words, get, value', [
+    ([], lambda c: c.work_dir, f'work_dirs/{NAME}'),
+    (['--work-dir', 'w'], lambda c: c.work_dir, 'w'),
+    (['--cfg-options', 'work_dir=v'], lambda c: c.work_dir, 'v'),
+    (['--cfg-options', 'work_dir=v', '--work-dir', 'w'], lambda c: c.work_dir, 'w'),
+    ([], lambda c: c.launcher, 'none'),
+    (['--launcher', 'slurm'], lambda c: c.launcher, 'slurm'),
+    (['--cfg-options', 'model.teacher.checkpoint=a.pth'], lambda c: c.model.teacher.checkpoint, 'a.pth'),
+    # An element of a list, and a list of tuples.
+    (['--cfg-options', 'model.at_heads.0.weight=5'], lambda c: c.model.at_heads[0].weight, 5),
+    (['--cfg-options', 'model.at_heads.0.weight=5'], lambda c: c.model.at_heads[0].type, 'mmat.ActivationATHead'),
+    (['--cfg-options', 'model.at_heads.0.pairs=[(1,2)]'], lambda c: c.model.at_heads[0].pairs, [(1, 2)]),
+    (['--cfg-options', 'train_cfg.max_epochs=3', 'model.at_heads.0.form=paper'],
+     lambda c: (c.train_cfg.max_epochs, c.train_cfg.val_interval, c.model.at_heads[0].form), (3, 1, 'paper')),
+])
+def test_a_command_line_makes_a_config(words, get, value, monkeypatch):
+    assert get(launch.load_config(parse(monkeypatch, *words))) == value
+
+
+# The CPU setting
+
+def config(model, **kwargs):
+    return Config(dict(model=model, optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), **kwargs))
+
+
+@pytest.mark.parametrize('given, expected', [
+    (None, 'mmat.AutocastOptimWrapper'),
+    ('OptimWrapper', 'mmat.AutocastOptimWrapper'),
+    # Whoever names another means it.
+    ('AmpOptimWrapper', 'AmpOptimWrapper'),
+    ('mmat.AutocastOptimWrapper', 'mmat.AutocastOptimWrapper'),
+])
+def test_bf16_where_the_config_leaves_it_open(given, expected, network_config):
+    changed = config(network_config())
+    if given:
+        changed.optim_wrapper.type = given
+    launch.apply_cpu_setting(changed)
+    assert changed.optim_wrapper.type == expected
+
+
+@pytest.mark.parametrize('given, expected', [({}, True), (dict(channels_last=False), False)])
+@pytest.mark.parametrize('place', ['model', 'top', 'student', 'distiller'])
+def test_channels_last_where_the_config_leaves_it_open(place, given, expected, network_config, distiller_config):
+    student = network_config()
+    preprocessor = {**student.pop('data_preprocessor'), **given}
+    changed = config(student)
+    if place == 'top':
+        changed.data_preprocessor = preprocessor
+    elif place == 'model':
+        changed.model.data_preprocessor = preprocessor
+    elif place == 'student':
+        changed.model = distiller_config(student={**student, 'data_preprocessor': preprocessor})
+    else:
+        changed.model = distiller_config(student=student, data_preprocessor=preprocessor)
+    launch.apply_cpu_setting(changed)
+    if place == 'top':  # as the Runner does
+        changed.model.data_preprocessor = changed.data_preprocessor
+    assert MODELS.build(changed.model).data_preprocessor.channels_last is expected
+
+
+def test_other_preprocessors_and_configs_that_do_not_train_are_left_alone(network_config):
+    preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', mean=[0.] * 3, std=[1.] * 3)
+    changed = Config(dict(model={**network_config(), 'data_preprocessor': preprocessor}, data_preprocessor=None))
+    before = changed.pretty_text
+    launch.apply_cpu_setting(changed)
+    assert changed.pretty_text == before
+
+
+def test_a_student_by_name(network_config, distiller_config):
+    changed = config(network_config())
+    changed.model = distiller_config(student='wrn16-1_1xb128_cifar10')
+    launch.apply_cpu_setting(changed)
+    assert changed.optim_wrapper.type == 'mmat.AutocastOptimWrapper'
+
+
+@pytest.mark.parametrize('fp32, wrapper, channels_last', [(False, AutocastOptimWrapper, True),
+                                                          (True, OptimWrapper, False)])
+def test_fp32_keeps_the_config(fp32, wrapper, channels_last, network_config, make_runner, tmp_path):
+    plain = make_runner(network_config()).cfg
+    plain.update(launcher='none', work_dir=str(tmp_path / 'other'), experiment_name=f'fp32_{fp32}')
+    runner = launch.build_runner(plain, fp32=fp32)
+    assert runner.model.data_preprocessor.channels_last is channels_last
+    assert type(runner.build_optim_wrapper(runner.optim_wrapper)) is wrapper
+
+
+# Processes
+
+@pytest.mark.parametrize('launcher, variable', [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'),
+                                                ('mpi', 'OMPI_COMM_WORLD_RANK')])
+def test_a_launcher_that_did_not_launch(launcher, variable, monkeypatch):
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', variable):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=f'--launcher {launcher} needs the environment variable {variable}'):
+        launch.build_runner(Config(dict(model=dict(), launcher=launcher)), fp32=True)
+
+
+@pytest.mark.parametrize('launcher, names', [
+    ('pytorch', ['RANK', 'WORLD_SIZE', 'LOCAL_RANK']),
+    ('slurm', ['SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID']),
+    ('mpi', ['OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK']),
+])
+def test_each_launcher_tells_the_rank_its_way(launcher, names, monkeypatch):
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '')
+        monkeypatch.delenv(name)
+    for name, value in zip(names, ('6', '8', '2')):
+        monkeypatch.setenv(name, value)
+    joined = []
+    monkeypatch.setattr(launch.dist, 'init_process_group', lambda backend: joined.append(
+        (backend, *(os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')))))
+    launch._init_gloo(launcher)
+    assert joined == [('gloo', '6', '8', '2', '127.0.0.1', '29500')]
+
+
+# Messages
+
+def run(main, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['tools/train.py'])
+    with pytest.raises(SystemExit) as stop:
+        launch.command_line(main)
+    return stop.value.code
+
+
+@pytest.mark.parametrize('result', [None, 0, 3])
+def test_the_exit_status_is_the_commands(result, monkeypatch):
+    assert run(lambda: result, monkeypatch) == result
+
+
+@pytest.mark.parametrize('main, message', [
+    (lambda: launch.find_config('nowhere.py'), "train.py: error: no config 'nowhere.py'"),
+    (lambda: MODELS.build(dict(type='mmat.WideResNet', depth=17)), 'depth of a WideResNet must be'),
+    (lambda: MODELS.build(dict(type='mmat.WideResnet', depth=16)), "no type 'mmat.WideResnet'; the closest are mmat.WideResNet"),
+    (lambda: MODELS.build(dict(type='mmat.ActivationHead')), "'mmat.ActivationHead'; the closest are .*mmat.ActivationATHead"),
+])
+def test_a_users_mistake_is_one_line(main, message, monkeypatch):
+    code = run(main, monkeypatch)
+    assert re.search(message, code) and '\n' not in code
+
+
+@pytest.mark.parametrize('error', [ValueError, TypeError, FileNotFoundError, KeyError, RuntimeError])
+def test_a_bug_keeps_its_traceback(error):
+    def fail():
+        raise error('elsewhere')
+
+    with pytest.raises(error):
+        launch.command_line(fail)
