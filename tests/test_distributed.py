@@ -107,13 +107,15 @@ def in_two_processes(rank, folder, port, gradients_of, run):
 def run_config(distiller_config):
     student = dict(
         type='mmpretrain.ImageClassifier',
-        data_preprocessor=dict(type='mmat.BatchPreprocessor', mean=[77.7] * 3, std=[81.1] * 3, padding=2, flip_prob=0.5),
+        data_preprocessor=dict(
+            type='mmat.BatchPreprocessor', mean=[77.7] * 3, std=[81.1] * 3, padding=2, flip_prob=0.5),
         backbone=dict(type='mmat.GroupNormNet'), neck=dict(type='mmpretrain.GlobalAveragePooling'),
         head=dict(type='mmat.LinearClsHead', num_classes=10, in_channels=16))
     loader = dict(batch_size=32, num_workers=0, collate_fn=dict(type='mmat.keep_batch'))
     return dict(
         model=distiller_config(student=student, head=dict(pairs=[(0, 0), (1, 1)])),
-        default_scope='mmengine', launcher='none', log_level='CRITICAL', experiment_name='run', randomness=dict(seed=0),
+        default_scope='mmengine', launcher='none', log_level='CRITICAL', experiment_name='run',
+        randomness=dict(seed=0),
         train_dataloader=dict(**loader, dataset=dict(type='mmat.Digits', split='train', train_size=64, size=8),
                               sampler=dict(type='DefaultSampler', shuffle=True)),
         # An odd number, so that one process pads.

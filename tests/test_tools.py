@@ -28,8 +28,8 @@ DISTILLATION, = list_models('wrn16-1_at-wrn16-2_*_digits')
 STUDENT, = list_models('wrn16-1_[0-9]*_digits')
 TEACHER, = list_models('wrn16-2_[0-9]*_digits')
 # Two steps and 60 test images an epoch.
-SHORT = ['train_dataloader.batch_size=25', 'train_dataloader.dataset.train_size=50', 'val_dataloader.dataset.indices=60',
-         'test_dataloader.dataset.indices=60', 'train_cfg.val_interval=1']
+SHORT = ['train_dataloader.batch_size=25', 'train_dataloader.dataset.train_size=50', 'train_cfg.val_interval=1',
+         'val_dataloader.dataset.indices=60', 'test_dataloader.dataset.indices=60']
 
 
 @pytest.fixture(scope='module')
@@ -240,7 +240,8 @@ def other_network(tmp_path_factory):
      r"student .*no layer 'backbone.gruop0'; the closest are .*'backbone.group0'"),
     (DISTILLATION, "model.at_heads.0.pairs=[(0,'backbone.gruop0')]",
      r"teacher .*no layer 'backbone.gruop0'; the closest are .*'backbone.group0'"),
-    (DISTILLATION, 'model.student.backbone.type=mmat.WideResnet', "no type 'mmat.WideResnet'; the closest are mmat.WideResNet"),
+    (DISTILLATION, 'model.student.backbone.type=mmat.WideResnet',
+     "no type 'mmat.WideResnet'; the closest are mmat.WideResNet"),
     (DISTILLATION, 'model.at_heads.0.type=mmat.ActivationAtHead', 'closest are mmat.ActivationATHead'),
     (DISTILLATION, 'train_dataloader.dataset.type=mmat.Digit', 'closest are mmat.Digits'),
     (DISTILLATION, 'default_hooks.distillation.type=mmat.DistilHook', 'closest are mmat.DistillationHook'),
@@ -260,7 +261,7 @@ def test_a_mistake_stops_training_with_one_line(config, option, message, tool, t
 
 
 @pytest.mark.parametrize('words, message', [
-    ([STUDENT, 'OTHER', '--out', 'metrics.txt'], r"--out of metrics must end in .json or .yml or .yaml, got 'metrics.txt'"),
+    ([STUDENT, 'OTHER', '--out', 'metrics.txt'], "--out of metrics must end in .json .*got 'metrics.txt'"),
     ([STUDENT, 'absent.pth'], "no checkpoint at 'absent.pth'"),
     ([TEACHER, 'OTHER'], 'does not fit ImageClassifier'),
     (['wrn16-1_digits', 'OTHER'], 'no config'),
@@ -300,8 +301,8 @@ def fake(tmp_path):
         path.parent.mkdir()
         path.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
         path.chmod(0o755)
-        clean = {key: value for key, value in os.environ.items()
-                 if key not in ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK', 'SRUN_ARGS')}
+        read = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK', 'SRUN_ARGS')
+        clean = {key: value for key, value in os.environ.items() if key not in read}
         return {**clean, 'PATH': f'{path.parent}{os.pathsep}{os.environ["PATH"]}', **variables}
 
     return make
@@ -309,7 +310,8 @@ def fake(tmp_path):
 
 @pytest.mark.parametrize('variables, rendezvous', [
     ({}, ['--standalone']),
-    (dict(PORT='29600'), ['--nnodes', '1', '--node-rank', '0', '--master-addr', '127.0.0.1', '--master-port', '29600']),
+    (dict(PORT='29600'),
+     ['--nnodes', '1', '--node-rank', '0', '--master-addr', '127.0.0.1', '--master-port', '29600']),
     (dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='host', PORT='1234'),
      ['--nnodes', '2', '--node-rank', '1', '--master-addr', 'host', '--master-port', '1234']),
     (dict(NNODES='2', MASTER_ADDR='host'),
@@ -317,7 +319,8 @@ def fake(tmp_path):
 ])
 @pytest.mark.parametrize('script, words, arguments', [
     ('dist_train.sh', ['a config.py', '4', '--seed', '1'], ['train.py', 'a config.py', '--seed', '1']),
-    ('dist_test.sh', ['config.py', 'a file.pth', '4', '--out', 'o.json'], ['test.py', 'config.py', 'a file.pth', '--out', 'o.json']),
+    ('dist_test.sh', ['config.py', 'a file.pth', '4', '--out', 'o.json'],
+     ['test.py', 'config.py', 'a file.pth', '--out', 'o.json']),
 ])
 def test_dist_scripts_use_torchrun(script, words, arguments, variables, rendezvous, fake):
     output = subprocess.run([str(TOOLS / script), *words], env=fake('python', **variables), check=True,
@@ -337,8 +340,8 @@ def test_dist_scripts_use_torchrun(script, words, arguments, variables, rendezvo
 @pytest.mark.parametrize('script, words', [('slurm_train.sh', ['config.py', '--seed', '1']),
                                            ('slurm_test.sh', ['config.py', 'a file.pth', '--out', 'o.json'])])
 def test_slurm_scripts_use_srun(script, words, variables, expected, fake):
-    output = subprocess.run([str(TOOLS / script), 'part', 'job name', *words], env=fake('srun', **variables), check=True,
-                            capture_output=True, text=True).stdout.splitlines()
+    output = subprocess.run([str(TOOLS / script), 'part', 'job name', *words], env=fake('srun', **variables),
+                            check=True, capture_output=True, text=True).stdout.splitlines()
     split = output.index('python')
     assert output[split:] == ['python', '-u', str(TOOLS / script.split('_')[1].replace('.sh', '.py')), *words,
                               '--launcher', 'slurm']
@@ -347,9 +350,9 @@ def test_slurm_scripts_use_srun(script, words, variables, expected, fake):
         assert not [word for word in output[:split] if word.startswith('--gres')]
 
 
-@pytest.mark.parametrize('script', [script for script in SCRIPTS if not script.name.endswith('_run.sh')], ids=lambda path: path.name)
+@pytest.mark.parametrize('script', [script.name for script in SCRIPTS if not script.name.endswith('_run.sh')])
 def test_scripts_without_arguments_say_how_to_use_them(script):
-    done = subprocess.run([str(script)], capture_output=True, text=True)
+    done = subprocess.run([str(TOOLS / script)], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith('usage: ')
 
 

@@ -1,8 +1,3 @@
-_base_ = [
-    '../_base_/models/wrn40-2.py',
-    '../_base_/datasets/cifar10_bs128.py',
-    '../_base_/schedules/cifar10_200e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './wrn16-1_1xb128_cifar10.py'
 
-model = dict(data_preprocessor={{_base_.data_preprocessor}})
+model = dict(backbone=dict(depth=40, widen_factor=2), head=dict(in_channels=128))

@@ -70,15 +70,15 @@ def test_pretrained_is_a_checkpoint(model, tmp_path):
             assert torch.equal(network.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize('call, error, message', [
-    (lambda: mmat.get_model('wrn16-1_1xb128_cifar'), FileNotFoundError, 'closest names are.*wrn16-1_1xb128_cifar10'),
-    (lambda: mmat.get_model('wrn16-1_1xb128_cifar10', pretrained=True), ValueError, 'no weights for wrn16-1_1xb128_cifar10'),
-    (lambda: mmat.get_model('wrn16-1_1xb128_cifar10', pretrained='none.pth'), FileNotFoundError, "no checkpoint at 'none.pth'"),
-    (lambda: mmat.get_model(Config.fromfile(FILE), pretrained=True), ValueError, 'no weights for a config'),
+@pytest.mark.parametrize('arguments, error, message', [
+    (('wrn16-1_1xb128_cifar', ), FileNotFoundError, 'closest names are.*wrn16-1_1xb128_cifar10'),
+    (('wrn16-1_1xb128_cifar10', True), ValueError, 'no weights for wrn16-1_1xb128_cifar10'),
+    (('wrn16-1_1xb128_cifar10', 'none.pth'), FileNotFoundError, "no checkpoint at 'none.pth'"),
+    ((Config.fromfile(FILE), True), ValueError, 'no weights for a config'),
 ])
-def test_refusals(call, error, message):
+def test_refusals(arguments, error, message):
     with pytest.raises(error, match=message):
-        call()
+        mmat.get_model(*arguments)
 
 
 def test_another_networks_weights_are_refused(tmp_path):

@@ -176,8 +176,8 @@ def test_the_exit_status_is_the_commands(result, monkeypatch):
 @pytest.mark.parametrize('main, message', [
     (lambda: launch.find_config('nowhere.py'), "train.py: error: no config 'nowhere.py'"),
     (lambda: MODELS.build(dict(type='mmat.WideResNet', depth=17)), 'depth of a WideResNet must be'),
-    (lambda: MODELS.build(dict(type='mmat.WideResnet', depth=16)), "no type 'mmat.WideResnet'; the closest are mmat.WideResNet"),
-    (lambda: MODELS.build(dict(type='mmat.ActivationHead')), "'mmat.ActivationHead'; the closest are .*mmat.ActivationATHead"),
+    (lambda: MODELS.build(dict(type='mmat.WideResnet')), "'mmat.WideResnet'; the closest are mmat.WideResNet"),
+    (lambda: MODELS.build(dict(type='mmat.ATHead')), "'mmat.ATHead'; the closest are .*mmat.ActivationATHead"),
 ])
 def test_a_users_mistake_is_one_line(main, message, monkeypatch):
     code = run(main, monkeypatch)

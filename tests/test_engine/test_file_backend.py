@@ -1,4 +1,3 @@
-import io
 import os
 
 import pytest
@@ -6,6 +5,7 @@ from mmengine.fileio import get_file_backend, put
 
 from mmat.engine import AtomicBackend
 
+real_open = open
 BACKEND = dict(backend='mmat.atomic')
 
 
@@ -29,7 +29,7 @@ class Disk:
     """A file that runs full after three bytes."""
 
     def __init__(self, path, mode):
-        self.file = io.open(path, mode)
+        self.file = real_open(path, mode)
 
     def __enter__(self):
         return self

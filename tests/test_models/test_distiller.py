@@ -213,8 +213,8 @@ def test_a_teachers_misspelt_layer_stops_training_before_its_first_step(distille
     assert runner.iter == 0
 
 
-def test_a_missing_teacher_stops_training_before_its_first_step(distiller_config, make_runner, network_config, tmp_path):
-    teacher = dict(model=network_config(2), checkpoint=str(tmp_path / 'absent.pth'))
+def test_a_missing_teacher_stops_training_before_its_first_step(distiller_config, make_runner, network_config):
+    teacher = dict(model=network_config(2), checkpoint='absent.pth')
     runner = make_runner(distiller_config(teacher=teacher))
     before = copy.deepcopy(runner.model.state_dict())
     steps = []

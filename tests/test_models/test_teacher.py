@@ -168,7 +168,7 @@ def test_it_is_not_built_before_it_is_needed(network_config):
 
 @pytest.mark.parametrize('model', ['wrn16-1_1xb32_digits', dict(type='mmpretrain.ImageClassifier')])
 def test_a_teacher_without_a_checkpoint_is_refused(model):
-    with pytest.raises(ValueError, match=r'the teacher \(.*(digits|ImageClassifier)\) has no checkpoint: give teacher=dict'):
+    with pytest.raises(ValueError, match=r'\(.*(digits|ImageClassifier)\) has no checkpoint: give teacher=dict'):
         Teacher(model)
 
 
@@ -199,7 +199,7 @@ def test_another_networks_checkpoint_is_refused(network_config, teacher_file):
 def test_a_deeper_networks_checkpoint_is_refused(network_config, teacher_file):
     config = network_config(widen_factor=2)
     config['backbone']['depth'] = 16
-    with pytest.raises(ValueError, match=r'does not fit ImageClassifier: lacks \d+ keys \(backbone.group0.block1') as error:
+    with pytest.raises(ValueError, match=r'does not fit .* lacks \d+ keys \(backbone.group0.block1') as error:
         Teacher(config, teacher_file).network  # noqa: B018
     assert '\n' not in str(error.value)
 

@@ -78,7 +78,8 @@ def package(folder, *indices):
     return str(module)
 
 
-@pytest.mark.parametrize('indices, found', [(['mmat/.mim'], 'mmat/.mim'), (['.'], '.'), (['.', 'mmat/.mim'], 'mmat/.mim')])
+@pytest.mark.parametrize('indices, found', [(['mmat/.mim'], 'mmat/.mim'), (['.'], '.'),
+                                            (['.', 'mmat/.mim'], 'mmat/.mim')])
 def test_the_zoo_of_an_installed_package_goes_before_a_checkout(indices, found, tmp_path, monkeypatch, empty_cache):
     monkeypatch.setattr(zoo, '__file__', package(tmp_path, *indices))
     assert zoo.zoo_root() == (tmp_path / found).resolve()
