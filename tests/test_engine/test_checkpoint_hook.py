@@ -149,6 +149,16 @@ def test_validation_leaves_the_random_states_as_it_found_them(network_config, ma
         assert equal_tensors(checkpoints[0][part], checkpoints[1][part]), part
 
 
+def test_resuming_runs_nothing_that_the_checkpoint_says(network_config, make_runner, tmp_path):
+    runner = make_runner(network_config(), epochs=1)
+    runner.train()
+    checkpoint = read(runner, 'epoch_1.pth')
+    checkpoint['meta']['cfg'] += f"\nopen('{tmp_path}/was_here', 'w').close()\n"
+    torch.save(checkpoint, f'{runner.work_dir}/epoch_1.pth')
+    make_runner(network_config(), epochs=1, resume=True).train()
+    assert not (tmp_path / 'was_here').exists()
+
+
 # Refusals and warnings
 
 @pytest.mark.parametrize('change', [{'param_scheduler.milestones': [1, 2]}, {'param_scheduler.gamma': 0.1},

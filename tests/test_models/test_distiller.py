@@ -23,7 +23,7 @@ def learned_head():
     class LearnedHead(BaseATHead):
 
         def __init__(self, pairs, weight, channels=(64, 128), **kwargs):
-            super().__init__(pairs, weight, **kwargs)
+            super().__init__(pairs, weight, init_cfg=dict(type='Kaiming', layer='Conv2d'), **kwargs)
             self.project = nn.Conv2d(*channels, 1, bias=False)
 
         def loss(self, student, teacher):
@@ -405,7 +405,8 @@ def test_an_ema_run_resumes_to_the_bit(distiller_config, make_runner):
     runner = make_runner(config, validate=True, **EMA)
     runner.train()
     straight = checkpoint_of(runner)
-    resumed = make_runner(config, seed=1, validate=True, resume=True, load_from=f'{runner.work_dir}/epoch_1.pth', **EMA)
+    resumed = make_runner(config, seed=1, validate=True, resume=True,
+                          load_from=f'{runner.work_dir}/epoch_1.pth', **EMA)
     resumed.train()
     checkpoint = checkpoint_of(resumed)
     for part in ('state_dict', 'ema_state_dict', 'at_heads'):

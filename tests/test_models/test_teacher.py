@@ -29,6 +29,7 @@ def test_it_is_in_eval_mode_with_its_dropout_whatever_the_distiller_is_told(dist
     teacher.backbone.conv0 = nn.Sequential(teacher.backbone.conv0, dropout)
     statistics = copy.deepcopy(teacher.state_dict())
     distiller = MODELS.build(distiller_config(teacher=teacher))
+    distiller.prepare_teacher()
     distiller.train()
     teacher.train()  # by someone who shares it
     first, second = (distiller.teacher(torch.ones(2, 3, 8, 8), ['backbone.group0'], distiller.data_preprocessor)
