@@ -10,4 +10,4 @@ rows = [
         teacher='configs/wide_resnet/wrn16-2_1xb32_digits.py'),
 ]
 note = ('Tested on the same 797 images. The teacher was trained on 1,000 images; the students on 50 of them, five of '
-        'each digit,\nwith the same seeds, batches and augmentation in both rows.')
+        'each digit,\nwith the same seeds and batches in both rows.')

@@ -29,8 +29,10 @@ def main():
     if args.deterministic:
         config.randomness.deterministic = True
     if args.resume:
-        config.resume = True
-        config.load_from = _checkpoint_to_resume(args.resume, config.work_dir)
+        checkpoint = _checkpoint_to_resume(args.resume, config.work_dir)
+        if checkpoint:  # otherwise the run begins as it would without --resume, from load_from if there is one
+            config.resume = True
+            config.load_from = checkpoint
     build_runner(config, fp32=args.fp32).train()
 
 

@@ -1,6 +1,9 @@
 """What the command lines share: arguments, devices, processes, messages."""
 import argparse
+import inspect
 import os
+import re
+import subprocess
 import sys
 import traceback
 from difflib import get_close_matches
@@ -59,8 +62,8 @@ def apply_cpu_setting(config: Config) -> None:
         config.optim_wrapper.type = 'mmat.AutocastOptimWrapper'
         applied.append('bf16 autocast')
     model = config.model
-    for owner in (config, model, model.get('student', {})):
-        preprocessor = owner.get('data_preprocessor') or {}
+    for owner in (config._cfg_dict, model, model.get('student')):
+        preprocessor = isinstance(owner, dict) and owner.get('data_preprocessor') or {}
         if preprocessor.get('type') == 'mmat.BatchPreprocessor':
             preprocessor.setdefault('channels_last', True)
             applied += ['channels_last'] if 'channels_last' not in applied else []
@@ -102,6 +105,10 @@ def _init_gloo(launcher: str) -> None:
             raise ValueError(f'--launcher {launcher} needs the environment variable {source}, which the launcher sets: '
                              'start through tools/dist_train.sh or tools/slurm_train.sh')
         os.environ[name] = os.environ[source]
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ and 'SLURM_NODELIST' in os.environ:
+        nodes = subprocess.run(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']],
+                               check=True, capture_output=True, text=True).stdout
+        os.environ['MASTER_ADDR'] = nodes.split()[0]
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
     os.environ.setdefault('MASTER_PORT', '29500')
     dist.init_process_group('gloo')
@@ -114,16 +121,15 @@ def command_line(main: Callable[[], Optional[int]]) -> None:
     """
     try:
         sys.exit(main())
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        origin = traceback.extract_tb(error.__traceback__)[-1].filename
-        if not Path(origin).is_relative_to(Path(__file__).resolve().parents[1]):
-            raise
-        sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
-    except KeyError as error:
-        hint = _closest_type(str(error))
-        if hint is None:
-            raise
-        sys.exit(f'{Path(sys.argv[0]).name}: error: {hint}')
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError) as error:
+        message = _closest_type(str(error)) or _closest_argument(str(error))
+        if message is None:
+            origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+            ours = Path(__file__).resolve().parents[1], Path(sys.argv[0]).resolve().parent
+            if not any(origin.is_relative_to(folder) for folder in ours):
+                raise
+            message = str(error)
+        sys.exit(f'{Path(sys.argv[0]).name}: error: {message}')
 
 
 def _closest_type(message: str) -> Optional[str]:
@@ -131,11 +137,27 @@ def _closest_type(message: str) -> Optional[str]:
     words = message.strip('"\'').split(' is not in the ')
     if len(words) != 2:
         return None
+    close = get_close_matches(words[0], _known_types(), n=3, cutoff=0.5)
+    return f'there is no type {words[0]!r}' + (f'; the closest are {", ".join(close)}' if close else '')
+
+
+def _closest_argument(message: str) -> Optional[str]:
+    """One line for Python's complaint about an argument that a type of a config does not take."""
+    match = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    if match is None:
+        return None
+    name, argument = match.groups()
+    takes = {parameter for known, cls in _known_types().items() if known.split('.')[-1] == name
+             for parameter in inspect.signature(cls).parameters}
+    close = get_close_matches(argument, takes, n=3, cutoff=0.4) or sorted(takes)
+    return f'{name} takes no argument {argument!r}' + (f'; the closest are {", ".join(close)}' if close else '')
+
+
+def _known_types() -> dict:
+    """Every registered type, by its name with its scope."""
     from mmengine import registry
     roots = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
-    known = {
-        name if child is root else f'{child.scope}.{name}'
-        for root in roots for child in (root, *root.children.values()) for name in child.module_dict
+    return {
+        name if child is root else f'{child.scope}.{name}': cls
+        for root in roots for child in (root, *root.children.values()) for name, cls in child.module_dict.items()
     }
-    close = get_close_matches(words[0], known, n=3, cutoff=0.5)
-    return f'there is no type {words[0]!r}' + (f'; the closest are {", ".join(close)}' if close else '')

@@ -29,7 +29,7 @@ def get_model(model: Union[str, Config],
         **kwargs: Merged into the model config, such as ``backbone=dict(out_indices=(0, 1, 2))``.
 
     Returns:
-        nn.Module: The model, with ``_config``, as mmpretrain's inferencers read it.
+        nn.Module: The model, with its config as ``_config``.
 
     Raises:
         FileNotFoundError: No such name, config or checkpoint; the message names the closest.

@@ -13,8 +13,8 @@ from mmat.registry import FUNCTIONS
 class BatchedSamples(BaseDataElement):
     """The labels of a batch in one tensor, which also passes for mmpretrain's list of DataSamples.
 
-    As an mmengine data element it moves to the device with any data preprocessor. Iterating over it makes the DataSamples, so mmpretrain's heads and metrics work unchanged; who knows better reads
-    ``gt_label``.
+    As an mmengine data element it moves to the device with any data preprocessor. Iterating over it makes the
+    DataSamples, so mmpretrain's heads and metrics work unchanged; who knows better reads ``gt_label``.
 
     Args:
         gt_label (Tensor): Shape (N, ), int64.

@@ -31,10 +31,10 @@ def network_config(model: Union[str, dict, Config]) -> dict:
         preprocessor, model = model.get('data_preprocessor'), model['model']
     if 'student' in model:
         preprocessor, model = model.get('data_preprocessor', preprocessor), network_config(model['student'])
-    model = dict(model)
-    if preprocessor is not None:
-        model.setdefault('data_preprocessor', preprocessor)
-    return model
+    preprocessor = model.get('data_preprocessor', preprocessor)
+    if isinstance(preprocessor, dict):
+        preprocessor = dict(preprocessor)  # mmpretrain's classifier writes into it
+    return dict(model) if preprocessor is None else {**model, 'data_preprocessor': preprocessor}
 
 
 def build_network(model: Union[str, dict, Config, nn.Module]) -> nn.Module:

@@ -6,6 +6,7 @@ from typing import Union
 
 import torch
 import torch.nn as nn
+from mmengine.model import is_model_wrapper
 
 _REMOTE = ('http://', 'https://')
 
@@ -110,7 +111,7 @@ def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
     """Load a checkpoint's weights into ``model``: every one of them, and nothing else.
 
     Args:
-        model (nn.Module): The network.
+        model (nn.Module): The network, or its wrapper for several processes.
         path (str | Path): As for :func:`find_checkpoint`. The file holds ``state_dict``, or is one.
 
     Returns:
@@ -120,6 +121,7 @@ def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
         FileNotFoundError, ValueError: As :func:`read_checkpoint`.
         ValueError: The weights are another network's; the message names the first keys that differ.
     """
+    model = model.module if is_model_wrapper(model) else model
     checkpoint = read_checkpoint(path)
     state = checkpoint.get('state_dict', checkpoint)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):

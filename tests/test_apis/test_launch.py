@@ -191,3 +191,15 @@ def test_a_bug_keeps_its_traceback(error):
 
     with pytest.raises(error):
         launch.command_line(fail)
+
+
+@pytest.mark.parametrize('misspelt, message', [
+    (dict(type='mmat.ActivationATHead', pairs=[(0, 0)], wieght=1.), "ActivationATHead takes no argument 'wieght'; "
+     'the closest are weight'),
+    (dict(type='mmat.WideResNet', dept=16), "WideResNet takes no argument 'dept'; the closest are depth"),
+    (dict(type='mmat.ActivationATHeda', pairs=[(0, 0)]), "no type 'mmat.ActivationATHeda'; "
+     'the closest are mmat.ActivationATHead'),
+])
+def test_a_misspelt_line_of_a_config_is_told_the_closest(misspelt, message):
+    with pytest.raises(SystemExit, match=message):
+        launch.command_line(lambda: MODELS.build(misspelt))

@@ -172,17 +172,24 @@ def test_another_schedule_is_refused(change, network_config, make_runner):
     assert resumed.iter == 0
 
 
-def test_more_epochs_keep_the_schedule_or_are_refused(network_config, make_runner):
-    # mmengine's schedulers end with the max_epochs they were made with: the drop at epoch 3 would not happen.
-    make_runner(network_config(), epochs=2).train()
-    resumed = make_runner(network_config(), epochs=4, resume=True)
-    try:
-        resumed.train()
-    except ValueError as error:
-        assert 'max_epochs' in str(error)
-    else:
-        lrs = [scheduler.get_last_value() for scheduler in resumed.param_schedulers]
-        assert lrs == [[pytest.approx(0.1 * 0.2 * 0.2)]]
+def test_more_epochs_give_the_bits_of_a_run_planned_longer(network_config, make_runner):
+    # mmengine's schedulers end with the max_epochs they were made with: it would skip the drop at epoch 2 and lose
+    # that at epoch 3.
+    milestones = {'param_scheduler.milestones': [2, 3]}
+    make_runner(network_config(), epochs=2, **milestones).train()
+    extended = make_runner(network_config(), epochs=4, resume=True, **milestones)
+    extended.train()
+    assert [scheduler.get_last_value() for scheduler in extended.param_schedulers] == [[pytest.approx(0.004)]]
+    straight = make_runner(network_config(), 'straight', epochs=4, **milestones).train()
+    weights = extended.model.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in straight.state_dict().items())
+
+
+def test_more_epochs_are_refused_where_they_change_the_schedule(network_config, make_runner):
+    cosine = dict(param_scheduler=[dict(type='CosineAnnealingLR')])
+    make_runner(network_config(), epochs=2, **cosine).train()
+    with pytest.raises(ValueError, match='length of training.*T_max: 2 there, 4 here'):
+        make_runner(network_config(), epochs=4, resume=True, **cosine).train()
 
 
 def test_loading_weights_into_another_schedule_is_no_resuming(network_config, make_runner):

@@ -1,9 +1,9 @@
 """Checkpoints that hold plain values, and from which a run goes on to the bit."""
 from collections import OrderedDict
-from typing import Optional
+from typing import List, Optional
 
+import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
@@ -23,7 +23,8 @@ class CheckpointHook(MMEngineCheckpointHook):
       order. A run resumed at the end of an epoch gives the bits of one never stopped. For that, validation leaves the
       random states as it found them.
 
-    Resuming with another ``param_scheduler`` is refused: mmengine would silently go on with the saved one.
+    Resuming with another ``param_scheduler`` is refused: mmengine would silently go on with the saved one. More epochs
+    are taken where the schedule does not depend on their number.
 
     Arguments as mmengine's. ``max_keep_ckpts`` should be at least 2: the oldest goes before the newest is written.
     """
@@ -32,6 +33,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().__init__(*args, backend_args=backend_args or dict(backend='mmat.atomic'), **kwargs)
         self._rng_states = []
         self._resumed = None
+        self._missed_steps = []
         self._before_val = None
 
     # Saving
@@ -44,7 +46,9 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint['rng_states'] = self._rng_states
         checkpoint['data_order'] = dict(seed=_sampler_seed(runner), iter_in_epoch=_iter_in_epoch(runner, checkpoint))
-        info = {key: value for key, value in checkpoint['message_hub']['runtime_info'].items() if _is_plain(value)}
+        info = {key: value.item() if isinstance(value, np.generic) else value
+                for key, value in checkpoint['message_hub']['runtime_info'].items()}
+        info = {key: value for key, value in info.items() if _is_plain(value)}
         checkpoint['message_hub'] = dict(
             log_scalars=OrderedDict(), runtime_info=OrderedDict(info), resumed_keys={key: True for key in info})
 
@@ -54,17 +58,17 @@ class CheckpointHook(MMEngineCheckpointHook):
         if not runner._resume:
             return
         self._resumed = checkpoint
-        saved = Config.fromstring(checkpoint['meta']['cfg'], file_format='.py').get('param_scheduler')
-        if saved != runner.cfg.get('param_scheduler'):
-            raise ValueError(
-                'the run to resume was started with another param_scheduler, which its checkpoint would bring back: '
-                f'{saved} there, {runner.cfg.get("param_scheduler")} here. Resume with the one it was started with, or '
-                'begin a new run from its weights with load_from')
+        # mmengine would run it as Python; it is only there in checkpoints that are not ours.
+        checkpoint['meta'].pop('config', None)
+        self._missed_steps = _extend_schedulers(runner.param_schedulers or [], checkpoint.get('param_schedulers', []))
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
         if self._resumed is None:
             return
+        for scheduler, count in self._missed_steps:
+            for _ in range(count):
+                scheduler.step()
         order = self._resumed.get('data_order', {})
         if order.get('seed') is not None:
             # Without a seed in the config the sampler drew one of its own before the checkpoint was read.
@@ -99,7 +103,37 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         set_rng_state(self._before_val)
+        if self.save_best is not None:
+            self._rng_states = all_gather_object(get_rng_state())
         super().after_val_epoch(runner, metrics)
+
+
+# What a scheduler's state holds of the run so far; the rest comes from the config.
+_PROGRESS = {'base_values', 'last_step', '_global_step', '_last_value'}
+
+
+def _extend_schedulers(schedulers: list, saved_states: List[dict]) -> List[tuple]:
+    """Refuse schedules that differ from the saved ones, but for their end, which moves with ``max_epochs``.
+
+    Returns:
+        list[tuple]: Schedulers, and the steps that each was past its saved end and so did not take.
+    """
+    here = [scheduler.state_dict() for scheduler in schedulers]
+    differing = [] if len(here) == len(saved_states) else ['the number of schedulers']
+    for state, saved in zip(here, saved_states):
+        differing += [f'{key}: {saved.get(key)} there, {state.get(key)} here'
+                      for key in sorted({*state, *saved} - _PROGRESS - {'end'}) if state.get(key) != saved.get(key)]
+    if differing:
+        raise ValueError('the run to resume was started with another param_scheduler, or a length of training that '
+                         f'changes it ({"; ".join(differing)}), and its checkpoint would bring that back. Resume with '
+                         'the one it was started with, or begin a new run from its weights with load_from')
+    missed = []
+    for scheduler, saved in zip(schedulers, saved_states):
+        if saved['end'] != scheduler.end:
+            count = max(0, saved['_global_step'] + 1 - saved['end'])
+            saved.update(end=scheduler.end, _global_step=saved['_global_step'] - count)
+            missed.append((scheduler, count))
+    return missed
 
 
 def _sampler_seed(runner) -> Optional[int]:

@@ -54,8 +54,9 @@ class DistillationHook(Hook):
             if accuracy < chance + 0.05 * (100 - chance):
                 runner.logger.warning(
                     f'{"!" * 20} THE TEACHER IS NEAR CHANCE: {accuracy:.2f} % top-1 where guessing among '
-                    f'{len(classes)} classes gives {chance:.2f} %. Its attention has nothing to teach. Is {teacher.checkpoint} the '
-                    f'right checkpoint, and trained on these classes and this normalisation? {"!" * 20}')
+                    f'{len(classes)} classes gives {chance:.2f} %. Its attention has nothing to teach. Is '
+                    f'{teacher.checkpoint} the right checkpoint, and trained on these classes and this normalisation? '
+                    f'{"!" * 20}')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         distiller = _distiller(runner)
@@ -70,7 +71,7 @@ class DistillationHook(Hook):
                 distiller.at_heads.load_state_dict(checkpoint.get('at_heads', {}))
             except RuntimeError as error:
                 raise ValueError("the checkpoint to resume does not hold the weights of this config's transfer heads: "
-                                 f'{error}') from error
+                                 f'{" ".join(str(error).split())}') from error
 
 
 def _distiller(runner):

@@ -11,6 +11,18 @@ from torch import Tensor
 from ..taps import Layer, find_layer
 
 
+def distinct(names: Sequence[str]) -> List[str]:
+    """The names in order, each that stood before numbered until it is free: ``at, at`` becomes ``at, at_2``."""
+    result = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in result or (number > 1 and candidate in names):
+            number += 1
+            candidate = f'{name}_{number}'
+        result.append(candidate)
+    return result
+
+
 @dataclass
 class NetworkOutputs:
     """What a head may read of one network after its forward pass.
@@ -68,7 +80,7 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
             label = str(layer) if self.student_layers.count(layer) == 1 else f'{layer}-{self.teacher_layers[index]}'
             # Every logged key that contains 'loss' is summed by mmengine, also a raw value's.
             labels.append(str(index) if 'loss' in label else label)
-        return labels
+        return distinct(labels)
 
     def resolve_student(self, student: nn.Module) -> None:
         """Turn the student's layers into module paths; raises as :func:`find_layer` does."""
@@ -80,8 +92,10 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
 
     def forward(self, student: NetworkOutputs, teacher: NetworkOutputs) -> Dict[str, Tensor]:
         """Weighted losses as ``loss_{name}.{label}``, raw ones, detached, as ``{name}.{label}``."""
-        # Without a weight there is nothing to learn: the raw value is for the log only, and costs no backward pass.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.factor != 0):
+        # Without a weight the student has nothing to learn: the raw value is for the log, and costs no backward pass,
+        # unless the head has parameters, which DDP wants to see used.
+        learns = self.factor != 0 or any(True for _ in self.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             raw = self.loss(student, teacher)
         log = {}
         for label, value in raw.items():

@@ -2,6 +2,7 @@
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch.nn as nn
+from mmengine.dist import broadcast
 from mmengine.model import BaseModel
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from mmat.registry import MODELS
 from mmat.utils.rng import preserve_rng_state
 
 from ..at_heads import BaseATHead, NetworkOutputs
+from ..at_heads.base import distinct
 from ..build import build_network
 from ..taps import tap
 from .teacher import Teacher
@@ -54,11 +56,9 @@ class Distiller(BaseModel):
         with preserve_rng_state():
             self.at_heads = nn.ModuleList(
                 head if isinstance(head, nn.Module) else MODELS.build(head) for head in at_heads)
-        names = [head.name for head in self.at_heads]
-        for index, head in enumerate(self.at_heads):
+        for head, name in zip(self.at_heads, distinct([head.name for head in self.at_heads])):
             head.resolve_student(student)
-            earlier = names[:index].count(names[index])
-            head.name = f'{names[index]}_{earlier + 1}' if earlier else names[index]
+            head.name = name
         # Not a module, so not a child: see Teacher.
         self.teacher = Teacher(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else Teacher(teacher)
         self._teacher_is_resolved = False
@@ -80,6 +80,9 @@ class Distiller(BaseModel):
         with preserve_rng_state():
             for head in self.at_heads:
                 head.init_weights()
+        # The Runner makes what is in the state dict equal among processes; these are not in it.
+        for parameter in self.at_heads.parameters():
+            broadcast(parameter.data)
 
     def forward(self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor'):
         """As mmengine's models; see :meth:`loss` for ``mode='loss'``, the student's otherwise."""

@@ -40,6 +40,7 @@ class Teacher:
         self.checkpoint = checkpoint
         self._network = None
         self._device = torch.device('cpu')
+        self._applied = []
         self._renormalization = _UNKNOWN
 
     def __deepcopy__(self, memo):
@@ -63,7 +64,7 @@ class Teacher:
                 try:
                     find_checkpoint(self.checkpoint)
                 except FileNotFoundError as error:
-                    config = f' (python tools/train.py {self.model})' if str(self.model).endswith('.py') else ''
+                    config = f' (python tools/train.py {self.model})' if isinstance(self.model, str) else ''
                     raise FileNotFoundError(f'the teacher has no weights: {error}. Train it first{config}, or name '
                                             'its file: --cfg-options model.teacher.checkpoint=PATH') from None
             # Building a teacher must not shift the student's random stream: it trains as it would alone.
@@ -71,6 +72,8 @@ class Teacher:
                 network = build_network(self.model)
             if self.checkpoint is not None:
                 load_weights(network, self.checkpoint)
+            for fn in self._applied:
+                network._apply(fn)
             self._network = network.eval().requires_grad_(False).to(self._device)
         # A hook or a user may have put a shared network back in train mode.
         return self._network.eval()
@@ -78,6 +81,7 @@ class Teacher:
     def apply(self, fn) -> None:
         """Follow the distiller to another device, dtype or memory format (``nn.Module._apply``)."""
         self._device = fn(torch.empty(0, device=self._device)).device
+        self._applied.append(fn)
         if self._network is not None:
             # mmengine's `to` also tells the data preprocessor its device.
             self._network._apply(fn).to(self._device)
