@@ -34,6 +34,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    cmdclass={'build_py': BuildWithZoo},
     packages=find_packages(include=['mmat', 'mmat.*']),
     python_requires='>=3.10',
     # mmcv is not here: mmcv and mmcv-lite share a folder and pip would install the one over the other. The README's

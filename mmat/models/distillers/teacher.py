@@ -81,8 +81,9 @@ class Teacher:
     def apply(self, fn) -> None:
         """Follow the distiller to another device, dtype or memory format (``nn.Module._apply``)."""
         self._device = fn(torch.empty(0, device=self._device)).device
-        self._applied.append(fn)
-        if self._network is not None:
+        if self._network is None:
+            self._applied.append(fn)
+        else:
             # mmengine's `to` also tells the data preprocessor its device.
             self._network._apply(fn).to(self._device)
 
