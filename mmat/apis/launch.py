@@ -62,8 +62,9 @@ def apply_cpu_setting(config: Config) -> None:
         config.optim_wrapper.type = 'mmat.AutocastOptimWrapper'
         applied.append('bf16 autocast')
     model = config.model
-    for owner in (config._cfg_dict, model, model.get('student')):
-        preprocessor = isinstance(owner, dict) and owner.get('data_preprocessor') or {}
+    for owner in (config, model, model.get('student')):
+        # A student may also be a zoo name.
+        preprocessor = hasattr(owner, 'get') and owner.get('data_preprocessor') or {}
         if preprocessor.get('type') == 'mmat.BatchPreprocessor':
             preprocessor.setdefault('channels_last', True)
             applied += ['channels_last'] if 'channels_last' not in applied else []

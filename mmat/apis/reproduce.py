@@ -5,12 +5,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Iterator, List, Optional
+from typing import List, Optional
 
 from mmengine.config import Config
 
+from mmat.engine import AtomicBackend
 from mmat.utils.checkpoint import find_checkpoint
 from mmat.utils.zoo import find_config
 
@@ -29,7 +31,7 @@ class Run:
     def label(self) -> str:
         return f'{self.row["name"]}, seed {self.seed}'
 
-    @property
+    @cached_property
     def max_epochs(self) -> int:
         return Config.fromfile(find_config(self.row['config'])).train_cfg.max_epochs
 
@@ -70,11 +72,9 @@ class Run:
             subprocess.run([sys.executable, str(TOOLS / 'test.py'), self.row['config'], str(self.work_dir),
                             '--work-dir', str(self.work_dir), '--out', str(metrics)], check=True, capture_output=True)
             accuracy = json.loads(metrics.read_text())['accuracy/top1']
-        part = self.work_dir / 'result.json.part'
-        part.write_text(json.dumps(dict(
-            config=self.row['config'], seed=self.seed, epochs=self.max_epochs, error=100 - accuracy,
-            checkpoint=find_checkpoint(self.work_dir))))
-        part.rename(self.work_dir / 'result.json')
+        result = dict(config=self.row['config'], seed=self.seed, epochs=self.max_epochs, error=100 - accuracy,
+                      checkpoint=find_checkpoint(self.work_dir))
+        AtomicBackend().put(json.dumps(result).encode(), self.work_dir / 'result.json')
 
 
 def plan(recipe: Config, work_dir: Path, num_seeds: Optional[int] = None) -> List[Run]:
@@ -129,8 +129,8 @@ def execute(runs: List[Run], jobs: int, report=print) -> None:
             for run, process in list(running.items()):
                 if process.poll() is None:
                     line = run.progress()
-                    if line and line != told.get(run.label) and 'accuracy/top1' in line:
-                        told[run.label] = line
+                    if line and line != told.get(run) and 'accuracy/top1' in line:
+                        told[run] = line
                         report(f'{_clock(start)}   epoch {line["step"]:3d}/{run.max_epochs}  {run.label}: '
                                f'error {100 - line["accuracy/top1"]:.2f} %')
                     continue
@@ -154,18 +154,14 @@ def _clock(start: float) -> str:
 
 def table(recipe: Config, runs: List[Run]) -> str:
     """The results in Markdown: a row of the recipe a line."""
-    return '\n'.join(_table_lines(recipe, runs)) + '\n'
-
-
-def _table_lines(recipe: Config, runs: List[Run]) -> Iterator[str]:
-    yield '| network | config | test error, %: median | min to max | each seed |'
-    yield '|---|---|---|---|---|'
+    lines = ['| network | config | test error, %: median | min to max | each seed |', '|---|---|---|---|---|']
     for row in recipe.rows:
         errors = {run.seed: run.error for run in runs if run.row is row}
         values = list(errors.values())
         each = ', '.join(f'{seed}: {error:.2f}' for seed, error in errors.items())
-        yield (f'| {row.name} | {Path(row.config).stem} | {median(values):.2f} | {min(values):.2f} to '
-               f'{max(values):.2f} | {each} |')
+        lines.append(f'| {row.name} | {Path(row.config).stem} | {median(values):.2f} | {min(values):.2f} to '
+                     f'{max(values):.2f} | {each} |')
+    return '\n'.join(lines) + '\n'
 
 
 def draw(recipe: Config, runs: List[Run], path: Path, count: int = 6) -> None:
