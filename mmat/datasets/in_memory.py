@@ -50,8 +50,8 @@ class InMemoryDataset(Dataset):
         images (Tensor): Shape (N, C, H, W), uint8.
         labels (Tensor): Shape (N, ), int64.
         classes (Sequence[str]): Class names, by label.
-        indices (int | Sequence[int], optional): Keep the first so many images, or those at these positions. Defaults
-            to None, all.
+        indices (int | Sequence[int], optional): Keep the first so many images (the last, where negative, as in
+            mmengine's datasets), or those at these positions. Defaults to None, all.
 
     Raises:
         ValueError: ``indices`` outside the dataset.
@@ -63,7 +63,10 @@ class InMemoryDataset(Dataset):
                  classes: Sequence[str],
                  indices: Optional[Union[int, Sequence[int]]] = None):
         if indices is not None:
-            chosen = torch.arange(max(indices, 0)) if isinstance(indices, int) else torch.as_tensor(list(indices))
+            if isinstance(indices, int):
+                chosen = torch.arange(indices) if indices >= 0 else torch.arange(indices, 0) + len(images)
+            else:
+                chosen = torch.as_tensor(list(indices))
             if len(chosen) == 0 or chosen.min() < 0 or chosen.max() >= len(images):
                 raise ValueError(f'indices must choose among {len(images)} images, got {indices!r}')
             images, labels = images[chosen], labels[chosen]

@@ -28,6 +28,8 @@ def contents(data):
     (None, [0, 1, 2, 3, 4, 5, 6]),
     (3, [0, 1, 2]),
     (7, [0, 1, 2, 3, 4, 5, 6]),
+    (-3, [4, 5, 6]),
+    (-7, [0, 1, 2, 3, 4, 5, 6]),
     ([5, 0, 5], [5, 0, 5]),
     (range(1, 7, 2), [1, 3, 5]),
     (np.array([6, 2]), [6, 2]),
@@ -40,7 +42,7 @@ def test_indices(indices, expected):
     assert data.labels.tolist() == [i % 3 for i in expected]
 
 
-@pytest.mark.parametrize('indices', [0, 8, -1, [], [7], [-1], [0, 99]])
+@pytest.mark.parametrize('indices', [0, 8, -8, [], [7], [-1], [0, 99]])
 def test_refuses_indices_outside_the_dataset(indices):
     with pytest.raises(ValueError, match='indices must choose among 7 images') as error:
         dataset(indices)

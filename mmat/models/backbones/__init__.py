@@ -1,3 +1,4 @@
+from .nin import NIN
 from .wide_resnet import WideResNet
 
-__all__ = ['WideResNet']
+__all__ = ['NIN', 'WideResNet']

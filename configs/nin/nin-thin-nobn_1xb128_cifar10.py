@@ -1,0 +1,7 @@
+_base_ = './nin-thin_1xb128_cifar10.py'
+
+# The setting of the paper's Table 3: no BN, no ReLU before pooling, horizontal flips only, no weight decay.
+model = dict(
+    backbone=dict(norm_cfg=None, relu_before_pool=False),
+    data_preprocessor=dict(padding=0))
+optim_wrapper = dict(optimizer=dict(weight_decay=0))

@@ -1,0 +1,3 @@
+_base_ = './nin-thin_1xb128_cifar10.py'
+
+model = dict(backbone=dict(arch='wide'), head=dict(in_channels=192))
