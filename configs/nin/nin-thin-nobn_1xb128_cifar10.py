@@ -4,4 +4,5 @@ _base_ = './nin-thin_1xb128_cifar10.py'
 model = dict(
     backbone=dict(norm_cfg=None, relu_before_pool=False),
     data_preprocessor=dict(padding=0))
-optim_wrapper = dict(optimizer=dict(weight_decay=0))
+# Without BN a learning rate of 0.03 diverges.
+optim_wrapper = dict(optimizer=dict(lr=0.01, weight_decay=0))

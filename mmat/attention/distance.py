@@ -1,4 +1,6 @@
-"""Distance between attention maps, as the paper writes it and as its authors' code computes it."""
+"""Distance between attention maps, as the paper writes it and as its authors' code computes it; and of activations."""
+from typing import Tuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,6 +42,17 @@ def normalize_map(attention: Tensor) -> Tensor:
     return F.normalize(flat, dim=1)
 
 
+def match_sizes(student: Tensor, teacher: Tensor, size_mismatch: str = 'pool') -> Tuple[Tensor, Tensor]:
+    """Bring both to the smaller height and width by average pooling, or refuse; shapes (..., H, W)."""
+    if student.shape[-2:] != teacher.shape[-2:]:
+        if size_mismatch == 'error':
+            raise ValueError(f'student map {tuple(student.shape[-2:])} and teacher map '
+                             f"{tuple(teacher.shape[-2:])} differ in size, and size_mismatch='error'")
+        size = [min(pair) for pair in zip(student.shape[-2:], teacher.shape[-2:])]
+        student, teacher = F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
+    return student, teacher
+
+
 def attention_distance(student_map: Tensor,
                        teacher_map: Tensor,
                        form: str = 'code',
@@ -76,14 +89,37 @@ def attention_distance(student_map: Tensor,
                              f'{tuple(attention.shape)}')
     if len(student_map) != len(teacher_map):
         raise ValueError(f'{len(student_map)} student maps but {len(teacher_map)} teacher maps')
-    if student_map.shape != teacher_map.shape:
-        if size_mismatch == 'error':
-            raise ValueError(f'student map {tuple(student_map.shape[1:])} and teacher map '
-                             f"{tuple(teacher_map.shape[1:])} differ in size, and size_mismatch='error'")
-        size = [min(pair) for pair in zip(student_map.shape[1:], teacher_map.shape[1:])]
-        student_map = F.adaptive_avg_pool2d(student_map, size)
-        teacher_map = F.adaptive_avg_pool2d(teacher_map, size)
+    student_map, teacher_map = match_sizes(student_map, teacher_map, size_mismatch)
     difference = normalize_map(student_map) - normalize_map(teacher_map)
     if form == 'code':
         return difference.square().mean()
     return torch.linalg.vector_norm(difference, ord=p, dim=1).mean()
+
+
+def activation_distance(student: Tensor, teacher: Tensor, size_mismatch: str = 'pool') -> Tensor:
+    """Squared distance between whole activations of unit norm, averaged over the batch.
+
+    ``mean_i || a_s/||a_s||_2 - a_t/||a_t||_2 ||_2^2`` with ``a`` all of one sample's activation as a vector: FitNets'
+    hint loss (Romero et al., ICLR 2015, equation 3) on normalised activations; between 0 and 4 whatever the size. Its
+    half is the caller's: beta / 2. Computed in float32 at least, also under autocast.
+
+    Args:
+        student (Tensor): Shape (N, C, H, W), gradients flow to it.
+        teacher (Tensor): Shape (N, C, H', W'); pass it detached.
+        size_mismatch (str): As in :func:`attention_distance`, of the activations. Defaults to 'pool'.
+
+    Returns:
+        Tensor: A scalar.
+
+    Raises:
+        ValueError: An unknown option, activations that are not (N, C, H, W) of equal N and C, or unequal sizes under
+            ``size_mismatch='error'``.
+    """
+    check_distance_options('code', 2, size_mismatch)
+    if student.dim() != 4 or teacher.dim() != 4 or student.shape[:2] != teacher.shape[:2]:
+        raise ValueError('activation_distance takes activations (N, C, H, W) of equal N and C, got '
+                         f'{tuple(student.shape)} and {tuple(teacher.shape)}')
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = (value if value.dtype == torch.float64 else value.float() for value in (student, teacher))
+        student, teacher = match_sizes(student, teacher, size_mismatch)
+        return (normalize_map(student) - normalize_map(teacher)).square().sum(dim=1).mean()

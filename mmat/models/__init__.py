@@ -1,4 +1,14 @@
-from .at_heads import ActivationATHead, BaseATHead
+from .at_heads import (
+    ActivationATHead,
+    BaseATHead,
+    FlipSymmetryHead,
+    FullActivationHead,
+    GradientATHead,
+    GradientNormHead,
+    NetworkOutputs,
+    SoftTargetHead,
+    WeightSchedule,
+)
 from .backbones import NIN, WideResNet
 from .build import build_network, network_config
 from .data_preprocessor import BatchPreprocessor
@@ -6,6 +16,7 @@ from .distillers import Distiller
 from .heads import LinearClsHead
 
 __all__ = [
-    'ActivationATHead', 'BaseATHead', 'BatchPreprocessor', 'Distiller', 'LinearClsHead', 'NIN',
+    'ActivationATHead', 'BaseATHead', 'BatchPreprocessor', 'Distiller', 'FlipSymmetryHead', 'FullActivationHead',
+    'GradientATHead', 'GradientNormHead', 'LinearClsHead', 'NIN', 'NetworkOutputs', 'SoftTargetHead', 'WeightSchedule',
     'WideResNet', 'build_network', 'network_config'
 ]

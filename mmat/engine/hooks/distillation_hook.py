@@ -4,6 +4,7 @@ import time
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop
 
 from mmat.models import Distiller
 from mmat.registry import HOOKS
@@ -12,12 +13,14 @@ from mmat.utils.rng import preserve_rng_state
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
-    """Readies the teacher before training, and keeps what the heads learn. Does nothing where there is no teacher.
+    """Readies the teacher before training, moves the heads' weights along their schedules, and keeps what they learn.
+    Does nothing in a run that has no heads.
 
     Before the first step the teacher is built and its checkpoint loaded, so that a missing one stops the run; then it
     is validated, once, on the validation set under its own normalisation, and its metrics are logged, with a loud
     warning where its accuracy is near chance. The heads' own weights go into the checkpoint under ``at_heads``, beside
-    the student's ``state_dict``, and come back on resume.
+    the student's ``state_dict``, and come back on resume; so do the schedules of the losses' weights, under
+    ``at_heads_schedules``, and resuming with others is refused.
 
     Args:
         validate_teacher (bool): Defaults to True.
@@ -32,9 +35,20 @@ class DistillationHook(Hook):
         distiller = _distiller(runner)
         if distiller is None:
             return
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            _refuse_epochs(distiller)
+        self._set_progress(runner, distiller)
         teacher = distiller.prepare_teacher()
-        if self.validate_teacher and runner.val_loop is not None:
+        if teacher is not None and self.validate_teacher and runner.val_loop is not None:
             self._validate(runner, teacher)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        distiller = _distiller(runner)
+        if distiller is not None:
+            self._set_progress(runner, distiller)
+
+    def _set_progress(self, runner, distiller: Distiller) -> None:
+        distiller.set_progress(runner.epoch, runner.iter, runner.max_epochs, runner.max_iters)
 
     def _validate(self, runner, teacher) -> None:
         start = time.perf_counter()
@@ -63,6 +77,9 @@ class DistillationHook(Hook):
         state = distiller.at_heads.state_dict() if distiller else {}
         if state:
             checkpoint['at_heads'] = {key: value.cpu() for key, value in state.items()}
+        schedules = _schedules(runner, distiller) if distiller else {}
+        if schedules:
+            checkpoint['at_heads_schedules'] = schedules
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         distiller = _distiller(runner)
@@ -72,6 +89,24 @@ class DistillationHook(Hook):
             except RuntimeError as error:
                 raise ValueError("the checkpoint to resume does not hold the weights of this config's transfer heads: "
                                  f'{" ".join(str(error).split())}') from error
+            saved, here = checkpoint.get('at_heads_schedules', {}), _schedules(runner, distiller)
+            if saved != here:
+                raise ValueError("the run to resume was started with other schedules of its heads' weights, or a "
+                                 f'length of training that changes them ({saved} there, {here} here); resume with '
+                                 'those, or begin a new run from its weights with load_from')
+
+
+def _schedules(runner, distiller: Distiller) -> dict:
+    """The schedules that are not constant, by head, as far as this run's weights depend on them."""
+    return {head.name: head.schedule.ended(runner.max_epochs, runner.max_iters)
+            for head in distiller.at_heads if not head.schedule.is_constant}
+
+
+def _refuse_epochs(distiller: Distiller) -> None:
+    for head in distiller.at_heads:
+        if not head.schedule.is_constant and head.schedule.by_epoch:
+            raise ValueError(f'the schedule of the weight of {head.name!r} counts epochs, but the training loop counts '
+                             'iterations only: give it by_epoch=False')
 
 
 def _distiller(runner):

@@ -1,5 +1,5 @@
 """Activation-based attention transfer (Zagoruyko & Komodakis, ICLR 2017, equation 2)."""
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Sequence, Tuple, Union
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ class ActivationATHead(BaseATHead):
 
     Args:
         pairs (Sequence): ``(student_layer, teacher_layer)`` couples: stage indices or module paths.
-        weight (float): beta. Defaults to 1e3, the authors' for 'code'.
+        weight (float | dict): beta, or its schedule. Defaults to 1e3, the authors' for 'code'.
         form (str): 'code', the authors' code, or 'paper', equation 2. Defaults to 'code'.
         p (float): Power of the map, F^p, at least 1. Defaults to 2.
         reduction (str): 'sum' (F_sum^p) or 'max' (F_max^p) over channels. Defaults to 'sum'.
@@ -36,7 +36,7 @@ class ActivationATHead(BaseATHead):
 
     def __init__(self,
                  pairs: Sequence[Tuple[Layer, Layer]],
-                 weight: float = 1e3,
+                 weight: Union[float, dict] = 1e3,
                  form: str = 'code',
                  p: float = 2,
                  reduction: str = 'sum',

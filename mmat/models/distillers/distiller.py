@@ -1,18 +1,22 @@
-"""A student that learns from a teacher."""
+"""A student that learns from a teacher, or under a constraint of its own."""
+from contextlib import contextmanager, nullcontext
 from typing import Dict, List, Optional, Sequence, Union
 
+import torch
 import torch.nn as nn
 from mmengine.dist import broadcast
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmat.registry import MODELS
 from mmat.utils.rng import preserve_rng_state
 
-from ..at_heads import BaseATHead, NetworkOutputs
-from ..at_heads.base import distinct
+from ..at_heads import BaseATHead
+from ..at_heads.base import GRADIENTS, distinct
 from ..build import build_network
-from ..taps import tap
+from ..observe import find_logits, observe
+from ..probe import check_input_gradient, output_shapes
 from .teacher import Teacher
 
 
@@ -24,25 +28,34 @@ class Distiller(BaseModel):
     key, so that a checkpoint of a distillation run loads into the plain student config and holds nothing else. What
     the heads learn is kept aside by :class:`mmat.engine.DistillationHook`.
 
-    Training returns the student's own losses (a component named ``loss`` becomes ``loss_task``) and, for every head
-    and pair of layers, ``loss_{head}.{layer}``, weighted, and ``{head}.{layer}``, raw.
+    Training returns the student's own losses (a component named ``loss`` becomes ``loss_task``), weighted as a head
+    that shares with them says (``alpha`` of soft targets), and for every head and pair of layers
+    ``loss_{head}.{layer}``, weighted, and ``{head}.{layer}``, raw; ``loss_{head}`` and ``{head}`` where it has no
+    layers.
+
+    One forward pass of each network serves all heads. Input gradients, where any head reads them, cost one backward
+    pass more, differentiable where its weight is not zero; the flipped image's a forward and a backward pass. Under
+    autocast such a step runs in float32 all the same: in half precision the second derivatives would be off.
 
     Args:
         student (dict | str | nn.Module): Model config, zoo name, config file, or a model as it is.
-        teacher (dict | str | nn.Module): ``dict(model=..., checkpoint=...)``, see :class:`Teacher`; a zoo name with
-            weights; or a network as it is. Built when training starts, always in eval mode, outside the module tree.
+        teacher (dict | str | nn.Module, optional): ``dict(model=..., checkpoint=...)``, see :class:`Teacher`; a zoo
+            name with weights; or a network as it is. Built when training starts, always in eval mode, outside the
+            module tree. Defaults to None, for heads that need none.
         at_heads (Sequence[dict | BaseATHead]): Transfer heads; heads of the same name are numbered.
         data_preprocessor (dict, optional): For a student config that has none. Defaults to None.
 
     Raises:
-        ValueError: No heads, or a layer that the student does not have.
+        ValueError: No heads, a layer or quantity that the student does not have, heads that read a teacher where
+            there is none, or that disagree on the weight of the student's own losses, or an input gradient of a
+            student that is frozen or not twice differentiable.
         FileNotFoundError: When training starts: the teacher's checkpoint is not there.
     """
 
     def __init__(self,
                  student: Union[dict, str, nn.Module],
-                 teacher: Union[dict, str, nn.Module],
-                 at_heads: Sequence[Union[dict, BaseATHead]],
+                 teacher: Optional[Union[dict, str, nn.Module]] = None,
+                 at_heads: Sequence[Union[dict, BaseATHead]] = (),
                  data_preprocessor: Optional[dict] = None,
                  init_cfg: Optional[dict] = None):
         if data_preprocessor is not None and isinstance(student, dict):
@@ -57,21 +70,59 @@ class Distiller(BaseModel):
             self.at_heads = nn.ModuleList(
                 head if isinstance(head, nn.Module) else MODELS.build(head) for head in at_heads)
         for head, name in zip(self.at_heads, distinct([head.name for head in self.at_heads])):
+            head.check_wants()
             head.resolve_student(student)
             head.name = name
+        if 'logits' in self._wants('student_wants'):
+            find_logits(student, 'student')
+        if self._reads_gradients('student_wants'):
+            check_input_gradient(student, 'student', twice=True)
+        self._task_weight()
         # Not a module, so not a child: see Teacher.
-        self.teacher = Teacher(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else Teacher(teacher)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = (Teacher(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else
+                            Teacher(teacher))
+        elif any(head.needs_teacher for head in self.at_heads):
+            raise ValueError(f'{[head.name for head in self.at_heads if head.needs_teacher]} read a teacher, but the '
+                             'distiller has none: give teacher=dict(model=..., checkpoint=...)')
         self._teacher_is_resolved = False
+        self._told_float32 = False
+        self._set_up_heads()
 
-    def prepare_teacher(self) -> Teacher:
+    def _set_up_heads(self) -> None:
+        """Let heads make what depends on the networks' widths; of the teacher this takes the config only."""
+        heads = [head for head in self.at_heads if type(head).setup is not BaseATHead.setup]
+        if not heads:
+            return
+        for head in heads:
+            if head.needs_teacher:
+                head.resolve_teacher(self.teacher.architecture)
+        with preserve_rng_state():
+            for head in heads:
+                student_shapes = output_shapes(self.student, head.student_layers, 'student')
+                teacher_shapes = output_shapes(self.teacher.architecture, head.teacher_layers, 'teacher') \
+                    if head.needs_teacher else {}
+                head.setup(student_shapes, teacher_shapes)
+
+    def prepare_teacher(self) -> Optional[Teacher]:
         """Build the teacher and find the heads' layers in it, once. Called before training starts.
 
+        Returns:
+            Teacher | None: None where the distiller has none.
+
         Raises:
-            FileNotFoundError, ValueError: No checkpoint, one that does not fit, or a layer that does not exist.
+            FileNotFoundError, ValueError: No checkpoint, one that does not fit, or a layer or quantity that the
+                teacher does not have.
         """
-        if not self._teacher_is_resolved:
+        if self.teacher is not None and not self._teacher_is_resolved:
+            network = self.teacher.network
             for head in self.at_heads:
-                head.resolve_teacher(self.teacher.network)
+                head.resolve_teacher(network)
+            if 'logits' in self._wants('teacher_wants'):
+                find_logits(network, 'teacher')
+            if self._reads_gradients('teacher_wants'):
+                check_input_gradient(network, 'teacher', twice=False)
             self._teacher_is_resolved = True
         return self.teacher
 
@@ -101,20 +152,75 @@ class Distiller(BaseModel):
             dict: Name -> scalar; what contains 'loss' is summed.
         """
         teacher = self.prepare_teacher()
-        with tap(self.student, self._paths('student_layers'), 'student') as features:
-            losses = self.student(inputs, data_samples, mode='loss')
-        if 'loss' in losses:
-            # mmengine logs the total under this name.
-            losses['loss_task'] = losses.pop('loss')
-        student_outputs = NetworkOutputs(features=features)
-        teacher_outputs = teacher(inputs, self._paths('teacher_layers'), self.data_preprocessor)
-        for head in self.at_heads:
-            losses.update(head(student_outputs, teacher_outputs))
+        gradient_heads = [head for head in self.at_heads if any(name in GRADIENTS for name in head.student_wants)]
+        # In bfloat16 a second derivative is several percent off, in float16 it may vanish.
+        with self._float32(inputs) if gradient_heads else nullcontext():
+            losses, student_outputs = observe(
+                self.student, inputs, data_samples, self._layers('student_layers'), self._wants('student_wants'),
+                'student', create_graph=any(head.learns for head in gradient_heads))
+            teacher_outputs = None
+            if any(head.needs_teacher for head in self.at_heads):
+                teacher_outputs = teacher(inputs, data_samples, self._layers('teacher_layers'),
+                                          self._wants('teacher_wants'), self.data_preprocessor)
+            if 'loss' in losses:
+                # mmengine logs the total under this name.
+                losses['loss_task'] = losses.pop('loss')
+            task_weight = self._task_weight()
+            if task_weight != 1:
+                losses = {name: _scale(value, task_weight) if 'loss' in name else value
+                          for name, value in losses.items()}
+            for head in self.at_heads:
+                losses.update(head(student_outputs, teacher_outputs))
         return losses
 
-    def _paths(self, side: str) -> List[str]:
+    @contextmanager
+    def _float32(self, inputs: Tensor):
+        if inputs.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f'heads that read input gradients need images in float32, got {inputs.dtype}; train under '
+                             'autocast rather than with a model in half precision')
+        device = inputs.device.type
+        if torch.is_autocast_enabled(device) and not self._told_float32:
+            print_log('Heads that read input gradients run in float32, also under autocast.', 'current')
+            self._told_float32 = True
+        with torch.autocast(device, enabled=False):
+            yield
+
+    def _task_weight(self) -> float:
+        """What the student's own losses are multiplied by.
+
+        Raises:
+            ValueError: Two heads say different things.
+        """
+        weights = {head.name: head.task_weight for head in self.at_heads if head.task_weight is not None}
+        if len(set(weights.values())) > 1:
+            raise ValueError("heads disagree on the weight that the student's own losses have beside them (1 - alpha): "
+                             f'{weights}')
+        return next(iter(weights.values()), 1.)
+
+    def set_progress(self, epoch: int, iteration: int, max_epochs: int, max_iters: int) -> None:
+        """Tell the heads how far the training is, for weights that have a schedule.
+
+        :class:`mmat.engine.DistillationHook` does before every step.
+
+        Args:
+            epoch (int): Epochs done.
+            iteration (int): Iterations done.
+            max_epochs (int): Length of the training.
+            max_iters (int): Likewise, in iterations.
+        """
+        for head in self.at_heads:
+            head.set_progress(epoch, iteration, max_epochs, max_iters)
+
+    def _layers(self, side: str) -> List[str]:
         """Layers that any head reads, each once, in order."""
         return list(dict.fromkeys(path for head in self.at_heads for path in getattr(head, side)))
+
+    def _wants(self, side: str) -> List[str]:
+        """Quantities that any head reads, each once, in order."""
+        return list(dict.fromkeys(name for head in self.at_heads for name in getattr(head, side)))
+
+    def _reads_gradients(self, side: str) -> bool:
+        return any(name in GRADIENTS for name in self._wants(side))
 
     def extract_feat(self, *args, **kwargs):
         return self.student.extract_feat(*args, **kwargs)
@@ -134,5 +240,10 @@ class Distiller(BaseModel):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn, *args, **kwargs):
-        self.teacher.apply(fn)
+        if self.teacher is not None:
+            self.teacher.apply(fn)
         return super()._apply(fn, *args, **kwargs)
+
+
+def _scale(value: Union[Tensor, List[Tensor]], weight: float) -> Union[Tensor, List[Tensor]]:
+    return [weight * each for each in value] if isinstance(value, (list, tuple)) else weight * value

@@ -9,9 +9,9 @@ from mmat.utils.checkpoint import find_checkpoint, load_weights
 from mmat.utils.rng import preserve_rng_state
 from mmat.utils.zoo import zoo_index
 
-from ..at_heads import NetworkOutputs
+from ..at_heads.base import GRADIENTS, NetworkOutputs
 from ..build import build_network
-from ..taps import tap
+from ..observe import observe
 
 _UNKNOWN = object()
 
@@ -38,6 +38,7 @@ class Teacher:
                              'file, a URL or a work directory')
         self.model = model
         self.checkpoint = checkpoint
+        self._architecture = model if isinstance(model, nn.Module) else None
         self._network = None
         self._device = torch.device('cpu')
         self._applied = []
@@ -50,6 +51,15 @@ class Teacher:
     @property
     def built(self) -> bool:
         return self._network is not None
+
+    @property
+    def architecture(self) -> nn.Module:
+        """The network without its weights; needs no checkpoint."""
+        if self._architecture is None:
+            # Building a teacher must not shift the student's random stream: it trains as it would alone.
+            with preserve_rng_state():
+                self._architecture = build_network(self.model)
+        return self._architecture
 
     @property
     def network(self) -> nn.Module:
@@ -67,9 +77,7 @@ class Teacher:
                     config = f' (python tools/train.py {self.model})' if isinstance(self.model, str) else ''
                     raise FileNotFoundError(f'the teacher has no weights: {error}. Train it first{config}, or name '
                                             'its file: --cfg-options model.teacher.checkpoint=PATH') from None
-            # Building a teacher must not shift the student's random stream: it trains as it would alone.
-            with preserve_rng_state():
-                network = build_network(self.model)
+            network = self.architecture
             if self.checkpoint is not None:
                 load_weights(network, self.checkpoint)
             for fn in self._applied:
@@ -87,24 +95,38 @@ class Teacher:
             # mmengine's `to` also tells the data preprocessor its device.
             self._network._apply(fn).to(self._device)
 
-    @torch.no_grad()
-    def __call__(self, inputs: Tensor, paths: Sequence[str], preprocessor: nn.Module) -> NetworkOutputs:
-        """Run the teacher on a batch that the student's preprocessor normalised.
+    def __call__(self, inputs: Tensor, data_samples: list, layers: Sequence[str], wants: Sequence[str],
+                 preprocessor: nn.Module) -> NetworkOutputs:
+        """Run the teacher on a batch that the student's preprocessor normalised; what it gives has no gradient.
 
         Args:
-            inputs (Tensor): Shape (N, C, H, W), as the student sees them.
-            paths (Sequence[str]): Layers to read.
+            inputs (Tensor): Shape (N, C, H, W), as the student sees them. So are the images that an input gradient is
+                with respect to.
+            data_samples (list): Labels, for its own loss where its input gradient is wanted.
+            layers (Sequence[str]): Layers to read.
+            wants (Sequence[str]): Quantities to read, see :func:`mmat.models.observe.observe`.
             preprocessor (nn.Module): The student's.
         """
         network = self.network
         if self._renormalization is _UNKNOWN:
             self._renormalization = renormalization(preprocessor, network.data_preprocessor)
-        if self._renormalization is not None:
-            scale, shift = (value.to(inputs) for value in self._renormalization)
-            inputs = inputs * scale + shift
-        with tap(network, paths, 'teacher') as features:
-            network(inputs, mode='tensor')
-        return NetworkOutputs(features=features)
+        needs_loss = any(quantity in GRADIENTS for quantity in wants)
+        with torch.set_grad_enabled(needs_loss):
+            _, outputs = observe(network, inputs, data_samples, layers, wants, 'teacher',
+                                 mode='loss' if needs_loss else 'tensor', transform=self._renormalize)
+        return detached(outputs) if needs_loss else outputs
+
+    def _renormalize(self, images: Tensor) -> Tensor:
+        if self._renormalization is None:
+            return images
+        scale, shift = (value.to(images) for value in self._renormalization)
+        return images * scale + shift
+
+
+def detached(outputs: NetworkOutputs) -> NetworkOutputs:
+    """The same values without their graph."""
+    values = {name: value.detach() for name, value in vars(outputs).items() if isinstance(value, Tensor)}
+    return NetworkOutputs(features={layer: value.detach() for layer, value in outputs.features.items()}, **values)
 
 
 def renormalization(source: nn.Module, target: nn.Module) -> Optional[tuple]:

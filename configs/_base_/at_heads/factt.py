@@ -1,0 +1,5 @@
+# The paper does not give beta or its decay: project's choice, see configs/at/README.md.
+factt_head = dict(
+    type='mmat.FullActivationHead',
+    pairs=[(0, 0), (1, 1), (2, 2)],
+    weight=dict(type='linear', initial=1., final=0., by_epoch=False))

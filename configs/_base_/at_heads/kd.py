@@ -1,0 +1,1 @@
+kd_head = dict(type='mmat.SoftTargetHead', T=4, alpha=0.9)

@@ -1,0 +1,7 @@
+_base_ = [
+    './nin-thin_at-nin-wide_1xb128_cifar10.py',
+    '../_base_/at_heads/at-decaying.py',
+    '../_base_/at_heads/kd.py',
+]
+
+model = dict(at_heads=[{{_base_.decaying_at_head}}, {{_base_.kd_head}}])

@@ -1,0 +1,3 @@
+_base_ = ['./nin-thin_at-nin-wide_1xb128_cifar10.py', '../_base_/at_heads/factt.py']
+
+model = dict(at_heads=[{{_base_.factt_head}}])

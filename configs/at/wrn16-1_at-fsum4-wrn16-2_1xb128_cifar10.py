@@ -1,0 +1,3 @@
+_base_ = './wrn16-1_at-wrn16-2_1xb128_cifar10.py'
+
+model = dict(at_heads=[dict(type='mmat.ActivationATHead', pairs=[(0, 0), (1, 1), (2, 2)], weight=1e3, p=4)])

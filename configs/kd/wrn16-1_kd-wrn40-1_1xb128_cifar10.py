@@ -1,0 +1,3 @@
+_base_ = ['../at/wrn16-1_at-wrn40-1_1xb128_cifar10.py', '../_base_/at_heads/kd.py']
+
+model = dict(at_heads=[{{_base_.kd_head}}])

@@ -1,0 +1,98 @@
+"""What heads read of a network: one forward pass, and its input gradients."""
+from typing import Dict, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.func import functional_call
+
+from mmat.attention import input_gradient
+
+from .at_heads.base import NetworkOutputs
+from .taps import tap
+
+# Where networks keep what gives their logits: mmpretrain's classifiers, its wrapper around timm's.
+_LOGITS = ('head', 'model')
+
+
+def find_logits(network: nn.Module, owner: str = 'model') -> str:
+    """Path of the module whose output are the logits.
+
+    Raises:
+        ValueError: Nothing there.
+    """
+    for path in _LOGITS:
+        if isinstance(getattr(network, path, None), nn.Module):
+            return path
+    raise ValueError(f'{owner} ({type(network).__name__}) has no classification head: logits are read from its '
+                     f'{" or ".join(repr(path) for path in _LOGITS)}, and it has '
+                     f'{[name for name, _ in network.named_children()]}')
+
+
+def observe(network: nn.Module,
+            inputs: Tensor,
+            data_samples: Optional[list],
+            layers: Sequence[str],
+            wants: Sequence[str],
+            owner: str,
+            mode: str = 'loss',
+            create_graph: bool = False,
+            transform=None) -> Tuple[Union[Dict[str, Tensor], Tensor], NetworkOutputs]:
+    """Run a network and collect what heads want of it.
+
+    Args:
+        network (nn.Module): An mmengine model.
+        inputs (Tensor): Shape (N, C, H, W).
+        data_samples (list): Labels.
+        layers (Sequence[str]): Module paths to read.
+        wants (Sequence[str]): Of :data:`mmat.models.at_heads.base.QUANTITIES`.
+        owner (str): How messages call the network.
+        mode (str): How to run it: 'loss' or 'tensor'. Defaults to 'loss', which the gradients need.
+        create_graph (bool): Whether the gradients shall be differentiable. Defaults to False.
+        transform (callable, optional): Applied to the images before the network; gradients are with respect to the
+            images before it. Defaults to None.
+
+    Returns:
+        tuple: What the network gave, and the :class:`NetworkOutputs`.
+
+    Raises:
+        ValueError: Labels that are not there, or as :func:`mmat.models.taps.tap`.
+    """
+    transform = transform or (lambda images: images)
+    wants_gradient = 'input_gradient' in wants or 'flipped_input_gradient' in wants
+    if wants_gradient:
+        inputs = inputs.detach().requires_grad_()
+    logits = find_logits(network, owner) if 'logits' in wants else None
+    with tap(network, [*layers, *([logits] if logits else [])], owner) as features:
+        output = network(transform(inputs), data_samples, mode=mode)
+    outputs = NetworkOutputs(features=features)
+    if logits:
+        # As a feature too only where a head reads that layer.
+        outputs.logits = features[logits]
+    if 'targets' in wants:
+        outputs.targets = read_targets(data_samples)
+    if 'input_gradient' in wants:
+        outputs.input_gradient = input_gradient(network.parse_losses(output)[0], inputs, create_graph)
+    if 'flipped_input_gradient' in wants:
+        # Copies, so that BN's running statistics count each image once, and mirrored images not at all.
+        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        # Differentiated through the flip, the gradient comes back flipped.
+        mirrored = functional_call(network, buffers, (transform(inputs.flip(-1)), data_samples), dict(mode=mode))
+        outputs.flipped_input_gradient = input_gradient(network.parse_losses(mirrored)[0], inputs, create_graph)
+    return output, outputs
+
+
+def read_targets(data_samples: list) -> Tensor:
+    """Labels of a batch, shape (N, ), or their scores, (N, classes), where it has scores.
+
+    Raises:
+        ValueError: It has neither.
+    """
+    if hasattr(data_samples, 'gt_label'):
+        return data_samples.gt_label
+    samples = list(data_samples or [])
+    if samples and all('gt_score' in sample for sample in samples):
+        return torch.stack([sample.gt_score for sample in samples])
+    if samples and all('gt_label' in sample for sample in samples):
+        return torch.cat([sample.gt_label for sample in samples])
+    raise ValueError('a transfer head wants the targets, but the batch has no labels')
