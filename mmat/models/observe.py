@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from mmat.attention import input_gradient
 
-from .at_heads.base import NetworkOutputs
+from .at_heads.base import GRADIENTS, NetworkOutputs
 from .taps import tap
 
 # Where networks keep what gives their logits: mmpretrain's classifiers, its wrapper around timm's.
@@ -48,7 +48,8 @@ def observe(network: nn.Module,
         wants (Sequence[str]): Of :data:`mmat.models.at_heads.base.QUANTITIES`.
         owner (str): How messages call the network.
         mode (str): How to run it: 'loss' or 'tensor'. Defaults to 'loss', which the gradients need.
-        create_graph (bool): Whether the gradients shall be differentiable. Defaults to False.
+        create_graph (bool): Whether the gradients shall be differentiable; not under ``torch.no_grad``. Defaults to
+            False.
         transform (callable, optional): Applied to the images before the network; gradients are with respect to the
             images before it. Defaults to None.
 
@@ -59,26 +60,28 @@ def observe(network: nn.Module,
         ValueError: Labels that are not there, or as :func:`mmat.models.taps.tap`.
     """
     transform = transform or (lambda images: images)
-    wants_gradient = 'input_gradient' in wants or 'flipped_input_gradient' in wants
-    if wants_gradient:
-        inputs = inputs.detach().requires_grad_()
+    wants_gradient = any(name in GRADIENTS for name in wants)
+    create_graph = create_graph and torch.is_grad_enabled()
     logits = find_logits(network, owner) if 'logits' in wants else None
-    with tap(network, [*layers, *([logits] if logits else [])], owner) as features:
-        output = network(transform(inputs), data_samples, mode=mode)
-    outputs = NetworkOutputs(features=features)
-    if logits:
-        # As a feature too only where a head reads that layer.
-        outputs.logits = features[logits]
-    if 'targets' in wants:
-        outputs.targets = read_targets(data_samples)
-    if 'input_gradient' in wants:
-        outputs.input_gradient = input_gradient(network.parse_losses(output)[0], inputs, create_graph)
-    if 'flipped_input_gradient' in wants:
-        # Copies, so that BN's running statistics count each image once, and mirrored images not at all.
-        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-        # Differentiated through the flip, the gradient comes back flipped.
-        mirrored = functional_call(network, buffers, (transform(inputs.flip(-1)), data_samples), dict(mode=mode))
-        outputs.flipped_input_gradient = input_gradient(network.parse_losses(mirrored)[0], inputs, create_graph)
+    # Gradients are wanted of a teacher and in validation too.
+    with torch.set_grad_enabled(wants_gradient or torch.is_grad_enabled()):
+        if wants_gradient:
+            inputs = inputs.detach().requires_grad_()
+        with tap(network, [*layers, *([logits] if logits else [])], owner) as features:
+            output = network(transform(inputs), data_samples, mode=mode)
+        outputs = NetworkOutputs(features=features)
+        if logits:
+            outputs.logits = features[logits]
+        if 'targets' in wants:
+            outputs.targets = read_targets(data_samples)
+        if 'input_gradient' in wants:
+            outputs.input_gradient = input_gradient(network.parse_losses(output)[0], inputs, create_graph)
+        if 'flipped_input_gradient' in wants:
+            # Copies, so that BN's running statistics count each image once, and mirrored images not at all.
+            buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+            # Differentiated through the flip, the gradient comes back flipped.
+            mirrored = functional_call(network, buffers, (transform(inputs.flip(-1)), data_samples), dict(mode=mode))
+            outputs.flipped_input_gradient = input_gradient(network.parse_losses(mirrored)[0], inputs, create_graph)
     return output, outputs
 
 

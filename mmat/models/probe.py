@@ -4,6 +4,7 @@ from typing import Dict, Sequence
 
 import torch
 import torch.nn as nn
+from torch.utils._pytree import tree_leaves
 
 from mmat.utils.rng import preserve_rng_state
 
@@ -87,11 +88,12 @@ def check_input_gradient(network: nn.Module, owner: str, twice: bool) -> None:
             inputs, output = _run(network, requires_grad=True)
         except Exception:
             return
-        tensors = [output] if isinstance(output, torch.Tensor) else list(output)
+        tensors = [each for each in tree_leaves(output) if isinstance(each, torch.Tensor)]
         try:
-            gradient = torch.autograd.grad(sum(each.square().sum() for each in tensors), inputs, create_graph=twice)[0]
+            total = sum(each.float().square().sum() for each in tensors)
+            gradient = torch.autograd.grad(total, inputs, create_graph=twice)[0]
             if twice:
                 torch.autograd.grad(gradient.square().sum(), parameters, allow_unused=True)
-        except (RuntimeError, TypeError, AttributeError) as error:
+        except RuntimeError as error:
             raise ValueError(f'a head reads input gradients, but {name} is not {"twice " if twice else ""}'
                              f'differentiable with respect to its input: {str(error).splitlines()[0]}') from error

@@ -111,7 +111,7 @@ class Teacher:
         if self._renormalization is _UNKNOWN:
             self._renormalization = renormalization(preprocessor, network.data_preprocessor)
         needs_loss = any(quantity in GRADIENTS for quantity in wants)
-        with torch.set_grad_enabled(needs_loss):
+        with torch.no_grad():
             _, outputs = observe(network, inputs, data_samples, layers, wants, 'teacher',
                                  mode='loss' if needs_loss else 'tensor', transform=self._renormalize)
         return detached(outputs) if needs_loss else outputs
