@@ -20,7 +20,28 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in sorted(ROOT.glob('configs/[!_]*/*.py'))}
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
 ENTRIES = {entry['Name']: entry for metafile in METAFILES for entry in load(metafile)['Models']}
-DISTILLATION = [name for name in CONFIGS if '_at-' in name]
+PAIRS = [('nin-thin', 'nin-wide'), ('wrn16-1', 'wrn16-2'), ('wrn16-1', 'wrn40-1'), ('wrn16-2', 'wrn40-2')]
+AT = dict(type='mmat.ActivationATHead', pairs=[(0, 0), (1, 1), (2, 2)], weight=1000)
+KD = dict(type='mmat.SoftTargetHead', T=4, alpha=0.9)
+# What each method's heads are.
+METHODS = {
+    'at': [AT],
+    'kd': [KD],
+    'at-kd': [{**AT, 'weight': dict(type='linear', initial=1000, final=0, by_epoch=False)}, KD],
+    'factt': [dict(type='mmat.FullActivationHead', pairs=AT['pairs'],
+                   weight=dict(type='linear', initial=10, final=0, by_epoch=False))],
+    # Table 2, and the ablation of layers.
+    'at-fsum1': [{**AT, 'p': 1}],
+    'at-fsum4': [{**AT, 'p': 4}],
+    'at-fmax1': [{**AT, 'p': 1, 'reduction': 'max'}],
+    'at-group0': [{**AT, 'pairs': [(0, 0)]}],
+    'at-group1': [{**AT, 'pairs': [(1, 1)]}],
+    'at-group2': [{**AT, 'pairs': [(2, 2)]}],
+    # Table 3.
+    'gradat': [dict(type='mmat.GradientATHead', weight=1)],
+    'minl2': [dict(type='mmat.GradientNormHead', weight=1)],
+    'flipsym': [dict(type='mmat.FlipSymmetryHead', weight=1)],
+}
 
 every_config = pytest.mark.parametrize('name', CONFIGS)
 
@@ -36,33 +57,51 @@ def config_of(name):
 
 
 def parts(name):
-    """Student, method's teacher or None, GPUs, batch size of one, dataset."""
-    student, teacher, gpus, batch, data = re.fullmatch(r'([^_]+)(?:_at-([^_]+))?_(\d+)xb(\d+)_(\w+)', name).groups()
-    return student, teacher, int(gpus), int(batch), data
+    """Student, method or None, its teacher or None, GPUs, batch size of one, dataset."""
+    methods = '|'.join(sorted(METHODS, key=len, reverse=True))
+    student, method, teacher, gpus, batch, data = re.fullmatch(
+        rf'([^_]+)(?:_({methods})(?:-((?:wrn|nin)[^_]+))?)?_(\d+)xb(\d+)_(\w+)', name).groups()
+    return student, method, teacher, int(gpus), int(batch), data
+
+
+DISTILLATION = [name for name in CONFIGS if parts(name)[1]]
+CIFAR = [name for name in CONFIGS if name.endswith('cifar10')]
 
 
 def student_name(name):
-    student, _, gpus, batch, data = parts(name)
+    student, _, _, gpus, batch, data = parts(name)
     return f'{student}_{gpus}xb{batch}_{data}'
 
 
 # Names
 
-def test_the_contracts_names_are_there():
-    at = ['wrn16-1_at-wrn16-2', 'wrn16-1_at-wrn40-1', 'wrn16-2_at-wrn40-2']
-    plain = ['wrn16-1', 'wrn16-2', 'wrn40-1', 'wrn40-2']
-    expected = {**dict.fromkeys(plain, 'wide_resnet'), **dict.fromkeys(at, 'at')}
-    found = {name: path.parent.name for name, path in CONFIGS.items() if name.endswith('cifar10')}
+def test_every_cell_of_the_papers_tables_has_a_config():
+    table1 = {f'{student}_{method}-{teacher}': 'kd' if method == 'kd' else 'at'
+              for student, teacher in PAIRS for method in ('at', 'factt', 'kd', 'at-kd')}
+    # F_sum^2 and all three groups are Table 1's.
+    table2 = [f'wrn16-1_at-{which}-wrn16-2' for which in ('fsum1', 'fsum4', 'fmax1', 'group0', 'group1', 'group2')]
+    table3 = {f'nin-thin-nobn_{method}': 'kd' if method.startswith('kd') else 'at' for method in (
+        'minl2', 'flipsym', 'gradat-nin-wide-nobn', 'kd-nin-wide-nobn', 'at-nin-wide-nobn')}
+    alone = {f'wrn{which}': 'wide_resnet' for which in ('16-1', '16-2', '40-1', '40-2')}
+    alone |= {f'nin-{which}': 'nin' for which in ('thin', 'wide', 'thin-nobn', 'wide-nobn')}
+    expected = {**table1, **dict.fromkeys(table2, 'at'), **table3, **alone}
+    found = {name: CONFIGS[name].parent.name for name in CIFAR}
     assert found == {f'{name}_1xb128_cifar10': folder for name, folder in expected.items()}
 
 
 @every_config
 def test_the_name_tells_what_is_in_it(name):
-    student, teacher, gpus, batch, data = parts(name)
+    student, method, _, gpus, batch, data = parts(name)
     config = config_of(name)
-    network = config.model.student if teacher else config.model
-    depth, width = re.fullmatch(r'wrn(\d+)-(\d+)', student).groups()
-    assert (network.backbone.depth, network.backbone.widen_factor) == (int(depth), int(width))
+    backbone = (config.model.student if method else config.model).backbone
+    if student.startswith('wrn'):
+        depth, width = re.fullmatch(r'wrn(\d+)-(\d+)', student).groups()
+        assert (backbone.depth, backbone.widen_factor) == (int(depth), int(width))
+    else:
+        arch, nobn = re.fullmatch(r'nin-(thin|wide)(-nobn)?', student).groups()
+        assert backbone.arch == arch
+        assert (backbone.get('norm_cfg', 'BN'), backbone.get('relu_before_pool', True)) == \
+            ((None, False) if nobn else ('BN', True))
     assert (gpus, config.train_dataloader.batch_size) == (1, batch)
     assert config.train_dataloader.dataset.type.lower() == f'mmat.{data}'
 
@@ -119,7 +158,7 @@ def test_types_of_ours_and_of_mmpretrain_have_their_prefix(name):
 
 # The published recipe (CIFAR-10, the attention transfer authors' code)
 
-@pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith('cifar10')])
+@pytest.mark.parametrize('name', CIFAR)
 def test_cifar_configs_have_the_published_recipe(name):
     config = config_of(name)
     loader = config.train_dataloader
@@ -129,8 +168,10 @@ def test_cifar_configs_have_the_published_recipe(name):
     assert loader.dataset == dict(type='mmat.CIFAR10', data_root='data/cifar10', split='train')
     assert config.val_dataloader.dataset == dict(type='mmat.CIFAR10', data_root='data/cifar10', split='test')
     assert config.test_dataloader == config.val_dataloader
-    # No Nesterov, no exception from the weight decay, BN included.
-    assert config.optim_wrapper == dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4))
+    # No Nesterov, no exception from the weight decay, BN included. Table 3: no decay, and a rate that does not diverge.
+    table3 = 'nobn' in name
+    rate, decay = (0.01, 0) if table3 else (0.1, 5e-4)
+    assert config.optim_wrapper == dict(optimizer=dict(type='SGD', lr=rate, momentum=0.9, weight_decay=decay))
     assert config.param_scheduler == dict(type='MultiStepLR', by_epoch=True, milestones=[60, 120, 160], gamma=0.2)
     assert (config.train_cfg.by_epoch, config.train_cfg.max_epochs, config.train_cfg.val_interval) == (True, 200, 1)
 
@@ -138,10 +179,12 @@ def test_cifar_configs_have_the_published_recipe(name):
     preprocessor = model.data_preprocessor
     assert preprocessor.mean.flatten().tolist() == pytest.approx([125.3, 123.0, 113.9])
     assert preprocessor.std.flatten().tolist() == pytest.approx([63.0, 62.1, 66.7])
-    assert (preprocessor.padding, preprocessor.flip_prob) == (4, 0.5)
+    # Table 3: flips only.
+    assert (preprocessor.padding, preprocessor.flip_prob) == (0 if table3 else 4, 0.5)
     assert not [module for module in model.modules() if 'Dropout' in type(module).__name__]
     model.init_weights()
-    for module in model.modules():
+    assert table3 != any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    for module in (model.student if name in DISTILLATION else model).modules():
         if isinstance(module, nn.BatchNorm2d):
             assert 0 <= module.weight.min() < module.weight.max() < 1 and not module.bias.any()
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -151,11 +194,13 @@ def test_cifar_configs_have_the_published_recipe(name):
             assert module.bias is None or not module.bias.any()
 
 
-@pytest.mark.parametrize('name', [name for name in DISTILLATION if name.endswith('cifar10')])
-def test_cifar_configs_have_the_authors_transfer(name):
-    assert config_of(name).model.at_heads == [
-        dict(type='mmat.ActivationATHead', pairs=[(0, 0), (1, 1), (2, 2)], weight=1000)]
-    head = MODELS.build(config_of(name).model).at_heads[0]
+@pytest.mark.parametrize('name', [name for name in DISTILLATION if name in CIFAR])
+def test_cifar_configs_have_the_heads_of_their_method(name):
+    assert config_of(name).to_dict()['model']['at_heads'] == METHODS[parts(name)[1]]
+
+
+def test_the_authors_attention_transfer():
+    head, = MODELS.build(config_of('wrn16-1_at-wrn16-2_1xb128_cifar10').model).at_heads
     assert (head.factor, head.form, head.p, head.reduction) == (1000, 'code', 2, 'sum')
 
 
@@ -168,10 +213,15 @@ def test_a_distillation_config_is_its_students_and_at_most_15_lines(name):
     distillation, student = (config_of(each).to_dict() for each in (name, student_name(name)))
     model = distillation.pop('model')
     assert model['student'] == student.pop('model')
+    # Heads that configs share stand beside the model too.
+    shared = {key: distillation.pop(key) for key in list(distillation) if key.endswith('_head')}
+    assert all(head in model['at_heads'] for head in shared.values())
     assert distillation == student
-    teacher = model['teacher']['model']
-    assert parts(teacher)[0] == parts(name)[1] and parts(teacher)[4] == parts(name)[4]
-    assert model['teacher']['checkpoint'] == f'work_dirs/{teacher}'
+    assert ('teacher' in model) == bool(parts(name)[2])
+    if 'teacher' in model:
+        teacher = model['teacher']['model']
+        assert parts(teacher)[0] == parts(name)[2] and parts(teacher)[5] == parts(name)[5]
+        assert model['teacher']['checkpoint'] == f'work_dirs/{teacher}'
 
 
 # Metafiles
@@ -201,7 +251,7 @@ def test_the_metafiles_list_the_configs():
 def test_a_metafile_entry_tells_the_truth(name):
     entry = ENTRIES[name]
     data = dict(cifar10=('CIFAR-10', 32), digits=('Digits', 16))
-    dataset, size = data[parts(name)[4]]
+    dataset, size = data[parts(name)[5]]
     network = build_network(name)
     assert ROOT / entry['Config'] == CONFIGS[name]
     assert entry['Metadata']['Training Data'] == dataset
@@ -209,8 +259,10 @@ def test_a_metafile_entry_tells_the_truth(name):
     assert entry['Metadata']['FLOPs'] == multiply_accumulates(network, size)
     if name in DISTILLATION:
         assert entry['Metadata']['Student'] == student_name(name)
-        assert entry['Metadata']['Teacher'] == config_of(name).model.teacher.model
-        assert {entry['Metadata']['Student'], entry['Metadata']['Teacher']} <= set(ENTRIES)
+        teacher = config_of(name).model.get('teacher', {}).get('model')
+        assert entry['Metadata'].get('Teacher') == teacher
+        assert {entry['Metadata']['Student'], teacher} <= {*ENTRIES, None}
+        assert entry['Metadata']['Method']
 
 
 @pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmat.attention import attention_distance, attention_map, normalize_map
+from mmat.attention import activation_distance, attention_distance, attention_map, normalize_map
+from mmat.attention.distance import match_sizes
 
 
 def tensor(values):
@@ -230,3 +231,180 @@ def test_refuses_unknown_options(options, message):
 def test_normalize_map():
     result = normalize_map(tensor([[[3., 0.], [0., 4.]], [[0., 0.], [0., 0.]], [[0., 1e-30], [0., 0.]]]))
     torch.testing.assert_close(result, tensor([[0.6, 0, 0, 0.8], [0, 0, 0, 0], [0, 1, 0, 0]]), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize('student, teacher, expected', [
+    # Smaller at the student, at the teacher, each in one direction.
+    ([[1., 3.]], [[2., 4.], [6., -8.]], ([[1., 3.]], [[4., -2.]])),
+    ([[2., 4.], [6., -8.]], [[1., 3.]], ([[4., -2.]], [[1., 3.]])),
+    ([[1.], [5.]], [[9., -2.]], ([[3.]], [[3.5]])),
+    # Three positions become the means of the first two and of the last two.
+    ([[1., 5., 3.]], [[0., 1.]], ([[3., 4.]], [[0., 1.]])),
+])
+@pytest.mark.parametrize('leading', [(1, ), (3, ), (2, 5)])
+def test_match_sizes_averages_down_to_the_smaller(leading, student, teacher, expected):
+    results = match_sizes(*(tensor(value).repeat(*leading, 1, 1) for value in (student, teacher)))
+    for result, value in zip(results, expected):
+        torch.testing.assert_close(result, tensor(value).repeat(*leading, 1, 1), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize('size_mismatch', ['pool', 'error'])
+@pytest.mark.parametrize('leading', [(2, ), (2, 3)])
+def test_match_sizes_leaves_equal_sizes_alone(leading, size_mismatch):
+    student, teacher = torch.ones(*leading, 3, 4), torch.zeros(*leading, 3, 4)
+    results = match_sizes(student, teacher, size_mismatch)
+    assert results[0] is student and results[1] is teacher
+
+
+@pytest.mark.parametrize('student, teacher', [((2, 4, 4), (2, 8, 8)), ((2, 3, 4, 5), (2, 3, 4, 4)),
+                                              ((2, 3, 3, 4), (2, 3, 4, 3))])
+def test_match_sizes_refuses_where_asked(student, teacher):
+    with pytest.raises(ValueError, match="differ in size, and size_mismatch='error'") as error:
+        match_sizes(torch.ones(student), torch.ones(teacher), 'error')
+    assert f'student map {student[-2:]} and teacher map {teacher[-2:]}' in str(error.value)
+
+
+# STUDENT and TEACHER with channels, positions or both as the vector, the second teacher turned around: unit vectors
+# (0.6, 0.8) against (0, 1) and (1, 0) against (0, -1), so (0.36 + 0.04 + 1 + 1) / 2.
+@pytest.mark.parametrize('shape', [(2, 2, 1, 1), (2, 1, 1, 2), (2, 1, 2, 1)])
+def test_activation_distance_by_hand(shape):
+    student, teacher = tensor(STUDENT).view(shape), (tensor(TEACHER) * tensor([[[1.]], [[-1.]]])).view(shape)
+    result = activation_distance(student, teacher)
+    assert result.shape == () and result.dtype == torch.float64
+    assert result.item() == pytest.approx(1.2, rel=1e-12)
+
+
+def test_activation_distance_normalises_a_whole_sample():
+    # Norms 2 and 10: (1, 1, 1, 1) / 2 against (1, 2, 2, 4) / 5 at their signs: 0.09 + 0.01 + 0.01 + 1.69.
+    student = tensor([[[[1., 1.]], [[-1., 1.]]]])
+    teacher = tensor([[[[2., 4.]], [[-4., -8.]]]])
+    assert activation_distance(student, teacher).item() == pytest.approx(1.8, rel=1e-12)
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 2, 2), (4, 8, 6, 5), (3, 16, 1, 1), (128, 2, 3, 3)])
+def test_activation_distance_is_plain_pytorch(shape):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, *shape, dtype=torch.float64)
+    student.requires_grad_()
+    s, t = student.flatten(1), teacher.flatten(1)
+    s, t = s / s.norm(dim=1, keepdim=True), t / t.norm(dim=1, keepdim=True)
+    expected = (s - t).pow(2).sum() / shape[0]
+    result = activation_distance(student, teacher)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-15)
+    # Of unit vectors, the squared distance is 2 - 2 cos.
+    torch.testing.assert_close(result, 2 - 2 * F.cosine_similarity(s, t).mean(), rtol=1e-12, atol=1e-15)
+    gradients = [torch.autograd.grad(loss, student, retain_graph=True)[0] for loss in (result, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize('size', [1, 4, 16])
+def test_activation_distance_is_between_0_and_4_whatever_the_size(size):
+    torch.manual_seed(0)
+    student = torch.randn(5, size, size, size, dtype=torch.float64)
+    factor = tensor([1e-3, 0.5, 1, 3, 1e3]).view(5, 1, 1, 1)
+    assert activation_distance(student, student).item() == 0
+    assert activation_distance(student, student * factor).item() == pytest.approx(0, abs=1e-28)
+    assert activation_distance(student, -student * factor).item() == pytest.approx(4, rel=1e-12)
+    # Half of the samples' way: one turned around, four alike.
+    turned = student * tensor([-1, 1, 1, 1, 1]).view(5, 1, 1, 1)
+    assert activation_distance(student, turned).item() == pytest.approx(0.8, rel=1e-12)
+    assert 0 <= activation_distance(student, torch.randn_like(student)).item() <= 4
+
+
+@pytest.mark.parametrize('scale', [1e-24, 1e-12, 1e12, 1e30])
+def test_activation_distance_in_float32_does_not_depend_on_the_scale(scale):
+    torch.manual_seed(0)
+    student, teacher = 1 + torch.rand(2, 3, 4, 2, 2)
+    expected = activation_distance(student.double(), -teacher.double())
+    result = activation_distance(student * scale, -teacher / scale)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_activation_distance_pools_the_activations_before_it_normalises():
+    # Columns: (2, 4) of the first sample average to 3, (7, 1) to 4, the signs kept; the second sample's other scale
+    # drops out only after the mean.
+    teacher = tensor([[[[2., 7.], [4., 1.]]], [[[20., -70.], [40., -10.]]]])
+    student = tensor([[[[6., 8.]]], [[[6., 8.]]]])
+    # 0, and (0.6, 0.8) against (0.6, -0.8): 2.56
+    assert activation_distance(student, teacher).item() == pytest.approx(1.28, rel=1e-12)
+    assert activation_distance(teacher, student).item() == pytest.approx(1.28, rel=1e-12)
+    # Opposite signs meet: (5, -5) averages to 0, while its absolute values would not.
+    cancelled = tensor([[[[3., 5.], [3., -5.]]]])
+    assert activation_distance(tensor([[[[1., 0.]]]]), cancelled).item() == 0
+
+
+@pytest.mark.parametrize('student, teacher', [((4, 4), (8, 8)), ((2, 8), (4, 4))])
+def test_activation_distance_refuses_unequal_sizes_where_asked(student, teacher):
+    s, t = torch.ones(2, 3, *student), torch.ones(2, 3, *teacher)
+    with pytest.raises(ValueError, match="differ in size, and size_mismatch='error'"):
+        activation_distance(s, t, size_mismatch='error')
+    assert activation_distance(s, s, size_mismatch='error').item() == 0
+    assert activation_distance(s, t).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize('student, teacher', [((2, 2), (2, 2)), ((2, 4), (1, 4)), ((2, 2), (4, 3)), ((3, 2), (2, 3))])
+def test_activation_distance_gradcheck(student, teacher):
+    torch.manual_seed(0)
+    student = torch.randn(2, 3, *student, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(2, 3, *teacher, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: activation_distance(x, teacher), student)
+
+
+@pytest.mark.parametrize('student_dtype, teacher_dtype', [
+    (torch.float16, torch.float16), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32),
+    (torch.float32, torch.bfloat16), (torch.float32, torch.float32)])
+@pytest.mark.parametrize('size', [(4, 4), (2, 2)])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_activation_distance_is_computed_in_float32(autocast, size, student_dtype, teacher_dtype):
+    torch.manual_seed(0)
+    # Squares of these are beyond fp16, and so are sums of two.
+    student = (1e4 * torch.randn(2, 8, 4, 4)).clamp(-6e4, 6e4).to(student_dtype).requires_grad_()
+    teacher = (1e4 * torch.randn(2, 8, *size)).clamp(-6e4, 6e4).to(teacher_dtype)
+    expected = activation_distance(student.detach().double(), teacher.double())
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        result = activation_distance(student, teacher)
+    assert result.dtype == torch.float32
+    # float32's rounding; half precision's would be off by 1e-4 and more, also if only the pooling ran in it.
+    torch.testing.assert_close(result.detach().double(), expected, rtol=2e-6, atol=0)
+    result.backward()
+    assert student.grad.dtype == student_dtype and student.grad.isfinite().all()
+
+
+def test_a_zero_activation_is_at_1_from_every_other():
+    student, teacher = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2)
+    student[1] = -2
+    assert activation_distance(student, teacher).item() == pytest.approx((1 + 4) / 2, rel=1e-6)
+    assert activation_distance(student, torch.zeros(2, 3, 2, 2)).item() == pytest.approx((0 + 1) / 2, rel=1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason='1e36 / N, and inf under a weight or a loss scale: no sample has such a slope')
+@pytest.mark.parametrize('scale', [1, 65536])
+def test_a_zero_activation_is_pulled_nowhere(scale):
+    student = torch.zeros(2, 3, 2, 2)
+    student[1] = torch.arange(12.).view(3, 2, 2)
+    student.requires_grad_()
+    (scale * activation_distance(student, torch.ones(2, 3, 2, 2))).backward()
+    # Zero has no direction to turn, and does not keep the live sample from turning.
+    assert student.grad[1].isfinite().all() and student.grad[1].abs().sum() > 0
+    assert torch.equal(student.grad[0], torch.zeros(3, 2, 2))
+
+
+@pytest.mark.parametrize('student, teacher', [
+    ((2, 4, 4), (2, 4, 4)),
+    ((2, 3, 4, 4), (2, 4, 4)),
+    ((2, 4, 4), (2, 3, 4, 4)),
+    ((1, 2, 3, 4, 4), (1, 2, 3, 4, 4)),
+    # These two would broadcast without a word, the third as vectors of one length.
+    ((2, 3, 4, 4), (1, 3, 4, 4)),
+    ((2, 3, 4, 4), (2, 1, 4, 4)),
+    ((2, 8, 2, 2), (2, 2, 4, 4)),
+])
+def test_activation_distance_refuses_wrong_shapes(student, teacher):
+    with pytest.raises(ValueError, match=r'\(N, C, H, W\) of equal N and C') as error:
+        activation_distance(torch.ones(student), torch.ones(teacher))
+    assert f'{student} and {teacher}' in str(error.value)
+
+
+def test_activation_distance_refuses_unknown_options():
+    with pytest.raises(ValueError, match="one of .*'pool', 'error'.*got 'resize'"):
+        activation_distance(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), size_mismatch='resize')

@@ -2,4 +2,4 @@
 factt_head = dict(
     type='mmat.FullActivationHead',
     pairs=[(0, 0), (1, 1), (2, 2)],
-    weight=dict(type='linear', initial=1., final=0., by_epoch=False))
+    weight=dict(type='linear', initial=10., final=0., by_epoch=False))

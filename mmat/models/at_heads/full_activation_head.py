@@ -23,7 +23,7 @@ class FullActivationHead(BaseATHead):
 
     Args:
         pairs (Sequence): ``(student_layer, teacher_layer)`` couples: stage indices or module paths.
-        weight (float | dict): beta, or its schedule. Defaults to a linear decay from 1 to 0 over the training (the
+        weight (float | dict): beta, or its schedule. Defaults to a linear decay from 10 to 0 over the training (the
             paper only says that it decays: project's choice).
         size_mismatch (str): Activations of unequal size are average pooled to the smaller one ('pool') or refused
             ('error'). Defaults to 'pool'.
@@ -35,7 +35,7 @@ class FullActivationHead(BaseATHead):
 
     def __init__(self,
                  pairs: Sequence[Tuple[Layer, Layer]],
-                 weight: Union[float, dict] = dict(type='linear', initial=1., final=0.),
+                 weight: Union[float, dict] = dict(type='linear', initial=10., final=0., by_epoch=False),
                  size_mismatch: str = 'pool',
                  name: str = 'factt',
                  init_cfg=dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='linear')):

@@ -1,0 +1,5 @@
+"""This repository's own registry scope, 'dkd'."""
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='dkd', locations=['dkd'])

@@ -1,0 +1,669 @@
+import copy
+import math
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from mmat.datasets import BatchedSamples
+from mmat.models import NIN, BaseATHead, WideResNet, build_network
+from mmat.models import observe as observe_module
+from mmat.models.distillers import distiller as distiller_module
+from mmat.registry import MODELS
+
+KINDS = dict(gradat='mmat.GradientATHead', minl2='mmat.GradientNormHead', flipsym='mmat.FlipSymmetryHead')
+
+
+class Smooth(nn.Module):
+    """Twice differentiable everywhere, unlike a network of ReLU."""
+
+    stage_names = ('conv0', 'conv1')
+    activation = nn.Tanh
+
+    def __init__(self):
+        super().__init__()
+        self.conv0, self.conv1 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        for conv in (self.conv0, self.conv1):
+            nn.init.normal_(conv.weight, std=0.3)
+        self.act = self.activation()
+
+    def forward(self, x):
+        return (self.act(self.conv1(self.act(self.conv0(x)))), )
+
+
+class Shared(Smooth):
+    """Runs one convolution, and one BN, twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.act(self.bn(self.conv1(self.act(self.conv0(x)))))
+        return (self.act(self.bn(self.conv1(x))), )
+
+
+class Unrecorded(Smooth):
+
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class Detached(Smooth):
+
+    def forward(self, x):
+        return (super().forward(x.detach())[0], )
+
+
+class Once(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class OnceSquare(nn.Module):
+
+    def forward(self, x):
+        return Once.apply(x)
+
+
+class DifferentiableOnce(Smooth):
+    activation = OnceSquare
+
+
+class FixedSize(nn.Module):
+    """Takes images of 8x8 pixels, and no others."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 8 * 8, 4)
+
+    def forward(self, x):
+        return (self.linear(x.flatten(1)).tanh()[..., None, None], )
+
+
+WIDTHS = ((4, 4, 4), ) * 3
+BACKBONES = dict(
+    nin=lambda: NIN(WIDTHS, norm_cfg=None), nin_bn=lambda: NIN(WIDTHS), nin_wide=lambda: NIN(((8, 8, 8), ) * 3),
+    wrn=lambda: WideResNet(10), smooth=Smooth, shared=Shared, unrecorded=Unrecorded, detached=Detached,
+    once=DifferentiableOnce, fixed=FixedSize)
+WITH_BN = ('nin_bn', 'wrn', 'shared')
+
+
+def network(name, seed=4, mean=(0., 0., 0.), std=(1., 1., 1.)):
+    torch.manual_seed(seed)
+    result = build_network(dict(
+        type='mmpretrain.ImageClassifier', backbone=BACKBONES[name](),
+        data_preprocessor=dict(type='mmat.BatchPreprocessor', mean=mean, std=std),
+        neck=dict(type='mmpretrain.GlobalAveragePooling'),
+        head=dict(type='mmat.LinearClsHead', num_classes=10,
+                  in_channels=dict(wrn=64, nin_wide=8).get(name, 4), cal_acc=True)))
+    result.init_weights()
+    # On from where a training starts, lest every gradient be tiny, and with running statistics of their own.
+    nn.init.normal_(result.head.fc.weight, std=0.5 if name == 'wrn' else 2)
+    for module in result.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return result
+
+
+def head(kind, weight=3., **kwargs):
+    return dict(type=KINDS[kind], weight=weight, **kwargs)
+
+
+def build(student, heads, teacher=None):
+    """A distiller in float64, in train mode."""
+    distiller = MODELS.build(dict(
+        type='mmat.Distiller', student=copy.deepcopy(student), teacher=copy.deepcopy(teacher), at_heads=heads))
+    distiller.prepare_teacher()
+    return distiller.double().train()
+
+
+def images(count=4, size=8):
+    generator = torch.Generator().manual_seed(1)
+    return (torch.randn(count, 3, size, size, generator=generator, dtype=torch.float64),
+            torch.randint(0, 10, (count, ), generator=generator))
+
+
+def run(distiller, size=8):
+    inputs, labels = images(size=size)
+    return distiller(inputs, BatchedSamples(labels), mode='loss')
+
+
+def total(losses):
+    # As mmengine: every key that contains 'loss' is summed.
+    return sum(value for key, value in losses.items() if 'loss' in key)
+
+
+def gradients(value, student):
+    # As training does; torch.autograd.grad would not even meet what is not differentiable on the way.
+    student.zero_grad()
+    value.backward()
+    return {name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for name, parameter in student.named_parameters()}
+
+
+def same_values(result, expected, rtol=1e-10, atol=1e-12):
+    """Also of equal keys; with zeros, equal to the bit."""
+    assert result.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(result[key], value, rtol=rtol, atol=atol, msg=lambda m, key=key: f'{key}: {m}')
+
+
+def copied(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def plain_losses(network, inputs, labels):
+    """One loss for each sample."""
+    return F.cross_entropy(network.head.fc(network.backbone(inputs)[-1].mean((2, 3))), labels, reduction='none')
+
+
+def plain_gradient(network, inputs, labels, one_by_one):
+    """d(loss of sample i)/d(image i); under batch statistics of all losses, for they mix."""
+    inputs = inputs.detach().requires_grad_()
+    if one_by_one:
+        own = [plain_losses(network, inputs[i:i + 1], labels[i:i + 1])[0] for i in range(len(inputs))]
+        return torch.stack([torch.autograd.grad(loss, inputs, create_graph=True)[0][i] for i, loss in enumerate(own)])
+    return torch.autograd.grad(plain_losses(network, inputs, labels).sum(), inputs, create_graph=True)[0]
+
+
+def plain_total(student, teacher, kind, form, beta, inputs, labels, one_by_one):
+    """The whole method in plain PyTorch: task loss plus ``beta / 2`` of the norm, and the norm by itself."""
+    difference = plain_gradient(student, inputs, labels, one_by_one)
+    if kind == 'gradat':
+        difference = difference - plain_gradient(teacher, inputs, labels, one_by_one=True).detach()
+    if kind == 'flipsym':
+        difference = difference - plain_gradient(student, inputs.flip(3), labels, one_by_one).flip(3)
+    norms = (difference**2).sum((1, 2, 3))
+    norm = norms.mean() if form == 'squared' else norms.sqrt().mean()
+    return plain_losses(student, inputs, labels).mean() + beta / 2 * norm, norm
+
+
+# Against plain PyTorch
+
+@pytest.mark.parametrize('form', ['paper', 'squared'])
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name', ['nin', 'nin_bn', 'wrn', 'smooth', 'shared'])
+def test_total_and_gradients_are_those_of_plain_pytorch(name, kind, form):
+    student, teacher = network(name), network('wrn', seed=1)
+    distiller = build(student, [head(kind, form=form)], teacher)
+    losses = run(distiller)
+    student, teacher = student.double().train(), teacher.double().eval()
+    expected, norm = plain_total(student, teacher, kind, form, 3, *images(), one_by_one=name not in WITH_BN)
+    # It is a good part of what is compared.
+    assert norm > 0.02
+    assert set(losses) == {'loss_task', f'loss_{kind}', kind, 'accuracy_top-1'}
+    torch.testing.assert_close(total(losses), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(losses[kind], norm.detach(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(losses[f'loss_{kind}'], 1.5 * norm, rtol=1e-10, atol=0)
+    result = gradients(total(losses), distiller.student)
+    same_values(result, gradients(expected, student), rtol=1e-8, atol=1e-10)
+    assert all(value.abs().max() > 1e-6 for key, value in result.items() if 'conv' in key and key.endswith('weight'))
+
+
+@pytest.mark.parametrize('form', ['paper', 'squared'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_gradients_are_finite_differences(kind, form):
+    distiller = build(network('smooth'), [head(kind, form=form)], network('smooth', seed=1))
+    result = gradients(total(run(distiller)), distiller.student)
+    with torch.no_grad():
+        for key, index in (('backbone.conv0.weight', (0, 1, 2, 0)), ('backbone.conv1.weight', (3, 0, 1, 1)),
+                           ('backbone.conv0.bias', (1, )), ('head.fc.weight', (2, 3))):
+            parameter, values = distiller.student.get_parameter(key), []
+            for step in (1e-5, -1e-5):
+                parameter[index] += step
+                values.append(total(run(distiller)))
+                parameter[index] -= step
+            difference = (values[0] - values[1]) / 2e-5
+            torch.testing.assert_close(result[key][index], difference, rtol=1e-6, atol=1e-7)
+
+
+def test_by_its_gradient_alone_the_student_learns_the_teachers():
+    """The loss falls along its own gradient to where the two agree."""
+    distiller = build(network('smooth'), [head('gradat', form='squared')], network('smooth', seed=1))
+    parameters = [*distiller.student.parameters()]
+    values = []
+    for _ in range(20):
+        values.append(run(distiller)['loss_gradat'])
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, torch.autograd.grad(values[-1], parameters)):
+                parameter -= 0.05 * gradient
+    assert all(after < before for before, after in zip(values, values[1:]))
+    assert values[-1] < 0.8 * values[0]
+
+
+@pytest.mark.parametrize('form', ['paper', 'squared'])
+def test_equal_networks_give_zero_and_the_tasks_gradient(form):
+    # The norm has no derivative there; it must not become NaN.
+    student = network('nin')
+    distiller = build(student, [head('gradat', form=form)], student)
+    losses = run(distiller)
+    assert losses['gradat'] == 0
+    task = plain_losses(student.double(), *images()).mean()
+    same_values(gradients(total(losses), distiller.student), gradients(task, student))
+
+
+@pytest.mark.parametrize('size', [8, 16])
+def test_norms_do_not_depend_on_the_size_of_the_batch(size):
+    # Every sample's own loss is differentiated, and norms are averaged.
+    distiller = build(network('nin'), [head(kind) for kind in KINDS], network('wrn', seed=1))
+    inputs, labels = images(size=size)
+    parts = [distiller(inputs[i:i + 1], BatchedSamples(labels[i:i + 1]), mode='loss') for i in range(4)]
+    together = distiller(inputs, BatchedSamples(labels), mode='loss')
+    for kind in KINDS:
+        mean = sum(part[kind] for part in parts) / 4
+        torch.testing.assert_close(together[kind], mean, rtol=1e-10, atol=0)
+
+
+# The teacher
+
+class Recorder(BaseATHead):
+    """Keeps what it is given."""
+
+    student_wants = teacher_wants = ('logits', 'targets', 'input_gradient', 'flipped_input_gradient')
+
+    def loss(self, student, teacher):
+        self.student, self.teacher = student, teacher
+        return student.logits.mean()
+
+
+STATISTICS = [dict(mean=(8., 1., -4.), std=(2., 4., 8.)), dict(mean=(1., 2., -2.), std=(16., 4., 2.))]
+
+
+@pytest.mark.parametrize('flipped', [False, True])
+def test_its_gradient_is_with_respect_to_the_image_as_the_student_sees_it(flipped):
+    teacher = network('wrn', seed=1, **STATISTICS[1])
+    distiller = build(network('nin', **STATISTICS[0]), [Recorder([(2, 2)])], teacher)
+    run(distiller)
+    mean, std, own_mean, own_std = (
+        torch.tensor(each[name], dtype=torch.float64).view(3, 1, 1) for each in STATISTICS for name in ('mean', 'std'))
+    inputs, labels = images()
+    own = (inputs * std + mean - own_mean) / own_std
+    gradient = plain_gradient(teacher.double().eval(), own.flip(3) if flipped else own, labels, one_by_one=True)
+    expected = (gradient.flip(3) if flipped else gradient).detach() * std / own_std
+    outputs = distiller.at_heads[0].teacher
+    result = outputs.flipped_input_gradient if flipped else outputs.input_gradient
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_it_stays_as_it_is_and_what_it_gives_has_no_gradient():
+    teacher = network('nin_bn', seed=1)
+    distiller = build(network('nin'), [Recorder([(0, 0), (2, 2)]), *map(head, KINDS)], teacher)
+    mine = distiller.teacher.network
+    mine.train()  # by someone who shares it
+    total(run(distiller)).backward()
+    assert not any(module.training for module in mine.modules())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in mine.parameters())
+    same_values(mine.state_dict(), teacher.double().state_dict(), 0, 0)
+
+    def tensors(outputs):
+        return [*outputs.features.values(), outputs.logits, outputs.targets, outputs.input_gradient,
+                outputs.flipped_input_gradient]
+
+    recorder = distiller.at_heads[0]
+    assert len(tensors(recorder.teacher)) > 6
+    assert not any(tensor.requires_grad for tensor in tensors(recorder.teacher))
+    assert [tensor.requires_grad for tensor in tensors(recorder.student)].count(False) == 1  # the targets
+    assert all(parameter.grad is not None for parameter in distiller.student.parameters())
+
+
+@pytest.mark.parametrize('kind', ['minl2', 'flipsym'])
+def test_a_constraint_on_the_student_needs_no_teacher(kind):
+    student = network('nin')
+    losses = run(build(student, [head(kind)]))
+    expected = run(build(student, [head(kind)], network('wrn', seed=1)))
+    assert losses.keys() == expected.keys() and losses[kind] == expected[kind]
+
+
+def test_transfer_needs_one():
+    with pytest.raises(ValueError, match=r"\['gradat'\] read a teacher, but the distiller has none"):
+        build(network('nin'), [head('minl2'), head('gradat')])
+
+
+# The mirrored image
+
+@pytest.mark.parametrize('name', ['nin_bn', 'wrn', 'shared'])
+@pytest.mark.parametrize('weight', [0., 3.])
+def test_it_does_not_count_in_bns_statistics(name, weight):
+    student = network(name)
+    distiller = build(student, [head('flipsym', weight), head('minl2')])
+    before = copied(student.double().train())
+    total(run(distiller)).backward()
+    inputs, labels = images()
+    student(inputs, BatchedSamples(labels), mode='loss')
+    same_values(dict(distiller.student.named_buffers()), dict(student.named_buffers()), 0, 0)
+    changed = [key for key, _ in student.named_buffers() if 'data_preprocessor' not in key]
+    assert changed and not any(torch.equal(before[key], student.state_dict()[key]) for key in changed)
+
+
+@pytest.mark.parametrize('symmetric', [True, False])
+def test_a_symmetric_network_has_symmetric_gradients(symmetric):
+    student = network('nin')
+    if symmetric:
+        with torch.no_grad():
+            for parameter in student.parameters():
+                if parameter.dim() == 4:
+                    parameter.copy_((parameter + parameter.flip(3)) / 2)
+    # Of this width the poolings' windows are symmetric too: 11 to 5 to 2.
+    losses = run(build(student, [head('flipsym'), head('minl2')]), size=11)
+    assert losses['minl2'] > 0.05
+    if symmetric:
+        assert losses['flipsym'] < 1e-12 * losses['minl2']
+    else:
+        assert losses['flipsym'] > 0.05 * losses['minl2']
+
+
+# What is shared
+
+@pytest.fixture
+def events(monkeypatch):
+    """What happens in a step: the name of each network that runs, and each gradient with its ``create_graph``."""
+    seen = []
+    input_gradient = observe_module.input_gradient
+
+    def recorded(loss, inputs, create_graph=False):
+        seen.append(create_graph)
+        return input_gradient(loss, inputs, create_graph)
+
+    monkeypatch.setattr(observe_module, 'input_gradient', recorded)
+    return seen
+
+
+def watch(distiller, events):
+    networks = dict(student=distiller.student)
+    if distiller.teacher is not None:
+        networks['teacher'] = distiller.teacher.network
+    for owner, network in networks.items():
+        network.backbone.register_forward_pre_hook(lambda module, args, owner=owner: events.append(owner))
+    return distiller
+
+
+@pytest.mark.parametrize('kinds, expected', [
+    (['minl2'], ['student', True]),
+    (['gradat'], ['student', True, 'teacher', False]),
+    (['flipsym'], ['student', True, 'student', True]),
+    (['minl2', 'gradat', 'minl2'], ['student', True, 'teacher', False]),
+    (['gradat', 'minl2', 'flipsym'], ['student', True, 'student', True, 'teacher', False]),
+    (['flipsym', 'flipsym', 'minl2'], ['student', True, 'student', True]),
+])
+def test_each_network_and_each_gradient_runs_once_for_all_heads(kinds, expected, events):
+    teacher = network('wrn', seed=1) if 'gradat' in kinds else None
+    distiller = watch(build(network('nin_bn'), [head(kind) for kind in kinds], teacher), events)
+    losses = run(distiller)
+    assert events == expected
+    total(losses).backward()
+    assert events == expected
+
+
+def test_together_they_are_what_they_are_alone():
+    student, teacher = network('nin_bn'), network('wrn', seed=1)
+    weights = dict(zip(KINDS, (3., 0.7, 20.)))
+    distiller = build(student, [head(kind, weights[kind]) for kind in KINDS], teacher)
+    losses = run(distiller)
+    result = gradients(total(losses), distiller.student)
+    expected = {key: torch.zeros_like(value) for key, value in result.items()}
+    for kind in KINDS:
+        alone = build(student, [head(kind, weights[kind])], teacher)
+        log = run(alone)
+        assert log['loss_task'] == losses['loss_task']
+        torch.testing.assert_close(losses[f'loss_{kind}'], log[f'loss_{kind}'], rtol=1e-12, atol=0)
+        for key, value in gradients(total(log) - 2 / 3 * log['loss_task'], alone.student).items():
+            expected[key] += value
+    same_values(result, expected)
+
+
+def test_beside_soft_targets_and_activations():
+    student, teacher = network('nin_bn'), network('nin_wide', seed=1)
+    heads = [head('gradat'), dict(type='mmat.SoftTargetHead', T=2, alpha=0.75),
+             dict(type='mmat.ActivationATHead', pairs=[(0, 0), (2, 2)], weight=50.), head('flipsym')]
+    distiller = build(student, heads, teacher)
+    losses = run(distiller)
+    result = gradients(total(losses), distiller.student)
+
+    inputs, labels = images()
+    teacher = teacher.double().eval()
+    plain = copy.deepcopy(student).double().train()
+    # J is of the student's own loss, whatever is left of it in the total.
+    terms = dict(loss_task=0.25 * plain_losses(plain, inputs, labels).mean())
+    for kind in ('gradat', 'flipsym'):
+        terms[f'loss_{kind}'] = 1.5 * plain_total(plain, teacher, kind, 'paper', 3, inputs, labels, False)[1]
+    soft = [each(inputs).div(2).softmax(1) for each in (plain, teacher)]
+    terms['loss_kd'] = 0.75 * 4 * (soft[1] * (soft[1] / soft[0]).log()).sum(1).mean()
+    expected = gradients(sum(terms.values()), plain)
+    at = run(only := build(student, [heads[2]], teacher))
+    for key, value in gradients(total(at) - at['loss_task'], only.student).items():
+        expected[key] = expected[key] + value
+        assert value.abs().max() > 0 or 'head' in key
+    for key, value in terms.items():
+        torch.testing.assert_close(losses[key], value, rtol=1e-9, atol=0)
+    for key in ('loss_at.backbone.block0', 'loss_at.backbone.block2'):
+        torch.testing.assert_close(losses[key], at[key], rtol=1e-12, atol=0)
+    assert {key for key in losses if 'loss' in key} == {*terms, 'loss_at.backbone.block0', 'loss_at.backbone.block2'}
+    same_values(result, expected, rtol=1e-8, atol=1e-10)
+
+
+# The weight
+
+@pytest.mark.parametrize('kinds', [['gradat'], ['minl2'], ['flipsym'], ['gradat', 'minl2', 'flipsym']])
+def test_at_zero_the_gradient_is_the_tasks_and_costs_no_second(kinds, events):
+    student, teacher = network('nin_bn'), network('wrn', seed=1)
+    distiller = build(student, [head(kind, 0.) for kind in kinds], teacher)
+    losses = run(distiller)
+    assert events and set(events) == {False}
+    weighed = run(build(student, [head(kind) for kind in kinds], teacher))
+    for kind in kinds:
+        assert losses[f'loss_{kind}'] == 0 and losses[kind] == weighed[kind] > 0
+    inputs, labels = images()
+    student.double().train()
+    task = student(inputs, BatchedSamples(labels), mode='loss')['loss']
+    same_values(gradients(total(losses), distiller.student), gradients(task, student), 0, 0)
+
+
+def test_a_head_at_zero_does_not_lean_on_another():
+    student = network('nin_bn')
+    distiller = build(student, [head('minl2', 0.), head('flipsym')])
+    alone = build(student, [head('flipsym')])
+    losses = run(distiller)
+    assert losses['minl2'] > 0 and not losses['loss_minl2'].requires_grad
+    same_values(gradients(total(losses), distiller.student), gradients(total(run(alone)), alone.student), 0, 0)
+
+
+def test_a_weight_that_has_fallen_to_zero_costs_no_second_gradient(events):
+    distiller = build(network('nin'), [head('minl2', dict(type='linear', initial=2., final=0.))])
+    for epoch, weight in ((0, 2.), (1, 1.), (2, 0.)):
+        distiller.set_progress(epoch, 0, 2, 2)
+        losses = run(distiller)
+        assert losses['minl2.weight'] == weight
+        assert losses['loss_minl2'] == weight / 2 * losses['minl2']
+    assert events == [True, True, False]
+
+
+@pytest.mark.parametrize('kinds', [['gradat'], ['minl2', 'flipsym']])
+def test_a_training_at_weight_zero_gives_the_baselines_bits(kinds, network_config, teacher_file, make_runner):
+    heads = [head(kind, 0.) for kind in kinds]
+    teacher = dict(model=network_config(widen_factor=2), checkpoint=teacher_file)
+    model = dict(type='mmat.Distiller', student=network_config(), at_heads=heads, teacher=teacher)
+    states = [make_runner(config, name, epochs=1).train().state_dict()
+              for config, name in ((network_config(), 'alone'), (model, 'under'))]
+    same_values(states[1], states[0], 0, 0)
+
+
+def test_a_training_changes_what_a_weight_is_given_to_and_resumes_to_the_bit(
+        network_config, teacher_file, make_runner):
+    teacher = dict(model=network_config(widen_factor=2), checkpoint=teacher_file)
+    config = dict(type='mmat.Distiller', student=network_config(), at_heads=[head(kind, 0.1) for kind in KINDS],
+                  teacher=teacher)
+    runner = make_runner(config)
+    state = copied(runner.train())
+    baseline = make_runner(network_config(), 'alone').train().state_dict()
+    assert all(value.isfinite().all() for value in state.values())
+    assert not torch.equal(state['backbone.conv0.weight'], baseline['backbone.conv0.weight'])
+    resumed = make_runner(config, 'again', seed=1, resume=True, load_from=f'{runner.work_dir}/epoch_1.pth')
+    same_values(resumed.train().state_dict(), state, 0, 0)
+
+
+# Precision
+
+def test_autocast_changes_no_bit(monkeypatch):
+    said = []
+    monkeypatch.setattr(distiller_module, 'print_log', lambda message, *args, **kwargs: said.append(message))
+    student, teacher = network('nin_bn'), network('wrn', seed=1)
+    inputs, labels = images()
+    results, task = [], []
+    for context in (nullcontext(), torch.autocast('cpu', dtype=torch.bfloat16)):
+        assert not said
+        distiller = build(student, [head(kind) for kind in KINDS], teacher).float()
+        plain = copy.deepcopy(student).train()
+        with context:
+            losses = [distiller(inputs.float(), BatchedSamples(labels), mode='loss') for _ in range(2)][0]
+            task.append(plain(inputs.float(), BatchedSamples(labels), mode='loss')['loss'].item())
+            # Whoever asked for autocast still has it.
+            assert torch.is_autocast_enabled('cpu') == isinstance(context, torch.autocast)
+        losses['accuracy_top-1'] = losses['accuracy_top-1'][0]
+        results.append((losses, gradients(total(losses), distiller.student)))
+    for alone, under in zip(*results):
+        same_values(under, alone, 0, 0)
+    # It was in force, and the student alone does feel it.
+    assert task[0] != task[1]
+    assert said == ['Heads that read input gradients run in float32, also under autocast.']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_refused(kind, dtype):
+    distiller = build(network('nin'), [head(kind)], network('wrn', seed=1)).to(dtype)
+    inputs, labels = images()
+    with pytest.raises(ValueError, match=f'need images in float32, got {dtype}; train under autocast'):
+        distiller(inputs.to(dtype), BatchedSamples(labels), mode='loss')
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_without_gradients_there_are_the_same_values(training, events):
+    distiller = build(network('nin_bn'), [head(kind) for kind in KINDS], network('wrn', seed=1)).train(training)
+    expected = run(distiller)
+    events.clear()
+    with torch.no_grad():
+        losses = run(distiller)
+        assert not torch.is_grad_enabled()
+    assert events == [False] * 3
+    assert losses.keys() == expected.keys()
+    for key in ('loss_task', *KINDS, *(f'loss_{kind}' for kind in KINDS)):
+        assert losses[key] == expected[key], key
+
+
+def test_a_finished_step_leaves_no_hook_and_no_gradient_on_the_images():
+    distiller = build(network('nin'), [head(kind) for kind in KINDS], network('wrn', seed=1))
+    inputs, labels = images()
+    total(distiller(inputs, BatchedSamples(labels), mode='loss')).backward()
+    assert not inputs.requires_grad and inputs.grad is None
+    for each in (distiller.student, distiller.teacher.network):
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in each.modules())
+
+
+# Refused
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_options(kind):
+    with pytest.raises(ValueError, match=r"form of a gradient norm must be one of \('paper', 'squared'\), got 'l2'"):
+        MODELS.build(head(kind, form='l2'))
+    with pytest.raises(ValueError, match='weight of a transfer head must be at least 0, got -1'):
+        MODELS.build(head(kind, -1))
+    with pytest.raises(TypeError, match='weight'):
+        MODELS.build(dict(type=KINDS[kind]))
+    assert 'loss_mine' in run(build(network('smooth'), [head(kind, name='mine')], network('smooth', 1)))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_frozen_student_is_refused_when_built(kind):
+    student = network('nin').requires_grad_(False)
+    with pytest.raises(ValueError, match=r'nothing to train: student \(ImageClassifier\) is frozen'):
+        build(student, [head(kind)], network('wrn', seed=1))
+
+
+def test_a_student_that_is_frozen_in_part_trains_the_rest():
+    student = network('nin')
+    student.backbone.requires_grad_(False)
+    distiller = build(student, [head('minl2')])
+    run(distiller)['loss_minl2'].backward()
+    assert {name for name, parameter in distiller.student.named_parameters() if parameter.grad is not None} >= {
+        'head.fc.weight', 'head.fc.bias'}
+    assert all(parameter.grad is None for parameter in distiller.student.backbone.parameters())
+
+
+@pytest.mark.parametrize('name', ['unrecorded', 'detached', 'once'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_student_that_is_not_twice_differentiable_is_refused_when_built(kind, name):
+    with pytest.raises(ValueError, match=r'student \(ImageClassifier\) is not twice differentiable') as error:
+        build(network(name), [head(kind)], network('wrn', seed=1))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['unrecorded', 'detached'])
+def test_a_teacher_that_is_not_differentiable_is_refused_before_the_first_step(name):
+    distiller = MODELS.build(dict(
+        type='mmat.Distiller', student=network('nin'), teacher=network(name), at_heads=[head('gradat')]))
+    with pytest.raises(ValueError, match=r'teacher \(ImageClassifier\) is not differentiable'):
+        distiller.prepare_teacher()
+
+
+def test_a_teacher_that_is_differentiable_once_is_enough():
+    losses = run(build(network('nin'), [head('gradat')], network('once')))
+    assert math.isfinite(losses['gradat']) and losses['loss_gradat'].requires_grad
+
+
+@pytest.mark.parametrize('name', ['unrecorded', 'detached', 'once'])
+def test_heads_without_gradients_take_any_network(name):
+    heads = [dict(type='mmat.ActivationATHead', pairs=[(1, 1)]), dict(type='mmat.SoftTargetHead')]
+    assert 'loss_kd' in run(build(network(name), heads, network(name, seed=1)))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_network_of_no_usual_size_is_not_refused(kind):
+    student, teacher = network('fixed'), network('fixed', seed=1)
+    losses = run(build(student, [head(kind)], teacher))
+    expected = plain_total(student.double(), teacher.double(), kind, 'paper', 3, *images(), one_by_one=True)[0]
+    torch.testing.assert_close(total(losses), expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize('name, refused', [('wrn', False), ('once', True)])
+def test_building_changes_nothing(name, refused):
+    student, teacher = network(name), network('nin_bn', seed=1)
+    student.backbone.dropout = nn.Dropout()
+    student.train()
+    student.backbone.conv0.eval().requires_grad_(False)
+    networks = (student, teacher)
+    modes = [[module.training for module in each.modules()] for each in networks]
+    frozen = [parameter.requires_grad for parameter in student.parameters()]
+    states, random = [copied(each) for each in networks], torch.get_rng_state()
+    config = dict(type='mmat.Distiller', student=student, teacher=teacher, at_heads=[head(kind) for kind in KINDS])
+    if refused:
+        with pytest.raises(ValueError, match='not twice differentiable'):
+            MODELS.build(config)
+    else:
+        MODELS.build(config)
+    assert [[module.training for module in each.modules()] for each in networks] == modes
+    assert [parameter.requires_grad for parameter in student.parameters()] == frozen
+    if not refused:
+        # This one puts the teacher in eval mode, for good.
+        MODELS.build(config).prepare_teacher()
+        assert [module.training for module in student.modules()] == modes[0]
+    assert torch.equal(torch.get_rng_state(), random)
+    for each, state in zip(networks, states):
+        same_values(each.state_dict(), state, 0, 0)
+        assert all(parameter.grad is None for parameter in each.parameters())
+        assert not any(module._forward_hooks for module in each.modules())
