@@ -74,7 +74,7 @@ def train(config, make=Runner.from_cfg):
     return runner, [line.split(' (')[0] for line in lines if line.startswith('Teacher ')]
 
 
-def in_two_processes(rank, folder, port, gradients_of, run):
+def in_two_processes(rank, folder, port, configs, run):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank), MASTER_PORT=port)
     run = Config({**run, 'launcher': 'pytorch', 'work_dir': f'{folder}/run'})
@@ -97,7 +97,7 @@ def in_two_processes(rank, folder, port, gradients_of, run):
     resumed = Config({**run, 'experiment_name': 'resumed', 'work_dir': f'{folder}/resumed', 'resume': True,
                       'load_from': f'{folder}/run/epoch_1.pth', 'randomness': dict(seed=5)})
     train(resumed)
-    results['gradients'] = loss_and_gradients(gradients_of, rank, 2)
+    results['gradients'] = {name: loss_and_gradients(config, rank, 2) for name, config in configs.items()}
     if rank == 0:
         torch.save(results, f'{folder}/results.pth')
     # Neither leaves while the other still talks to it: gloo aborts a process whose peer is gone.
@@ -105,17 +105,30 @@ def in_two_processes(rank, folder, port, gradients_of, run):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope='module')
-def run_config(distiller_config):
-    student = dict(
+def group_norm_network():
+    return dict(
         type='mmpretrain.ImageClassifier',
         data_preprocessor=dict(
             type='mmat.BatchPreprocessor', mean=[77.7] * 3, std=[81.1] * 3, padding=2, flip_prob=0.5),
         backbone=dict(type='mmat.GroupNormNet'), neck=dict(type='mmpretrain.GlobalAveragePooling'),
         head=dict(type='mmat.LinearClsHead', num_classes=10, in_channels=16))
+
+
+@pytest.fixture(scope='module')
+def compared(distiller_config):
+    """Distillers whose gradients are compared, by name."""
+    # Weights that make each a good part of the total.
+    weights = dict(GradientATHead=100., GradientNormHead=200., FlipSymmetryHead=300.)
+    heads = [dict(type=f'mmat.{kind}', weight=weight) for kind, weight in weights.items()]
+    return dict(activation=distiller_config(head=dict(weight=1e3)),
+                gradient=distiller_config(student=group_norm_network(), at_heads=heads))
+
+
+@pytest.fixture(scope='module')
+def run_config(distiller_config):
     loader = dict(batch_size=32, num_workers=0, collate_fn=dict(type='mmat.keep_batch'))
     return dict(
-        model=distiller_config(student=student, head=dict(pairs=[(0, 0), (1, 1)])),
+        model=distiller_config(student=group_norm_network(), head=dict(pairs=[(0, 0), (1, 1)])),
         default_scope='mmengine', launcher='none', log_level='CRITICAL', experiment_name='run',
         randomness=dict(seed=0),
         train_dataloader=dict(**loader, dataset=dict(type='mmat.Digits', split='train', train_size=64, size=8),
@@ -132,12 +145,12 @@ def run_config(distiller_config):
 
 
 @pytest.fixture(scope='module')
-def results(tmp_path_factory, distiller_config, run_config):
+def results(tmp_path_factory, compared, run_config):
     folder = tmp_path_factory.mktemp('two_processes')
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
-    mp.spawn(in_two_processes, (str(folder), port, distiller_config(head=dict(weight=1e3)), run_config), nprocs=2)
+    mp.spawn(in_two_processes, (str(folder), port, compared, run_config), nprocs=2)
     return dict(torch.load(folder / 'results.pth', weights_only=True), folder=folder)
 
 
@@ -145,11 +158,13 @@ def checkpoint(folder, name):
     return torch.load(Path(folder) / name, weights_only=True)
 
 
-def test_loss_and_gradients_are_those_of_the_whole_batch(results, distiller_config):
-    log, gradients = results['gradients']
-    expected_log, expected = loss_and_gradients(distiller_config(head=dict(weight=1e3)), 0, 1)
+@pytest.mark.parametrize('name, heads', [('activation', ['at']), ('gradient', ['gradat', 'minl2', 'flipsym'])])
+def test_loss_and_gradients_are_those_of_the_whole_batch(name, heads, results, compared):
+    log, gradients = results['gradients'][name]
+    expected_log, expected = loss_and_gradients(compared[name], 0, 1)
     # The transfer is a good part of what is compared.
-    assert sum(value for key, value in expected_log.items() if key.startswith('loss_at')) > 0.1
+    for head in heads:
+        assert sum(value for key, value in expected_log.items() if key.startswith(f'loss_{head}')) > 0.1
     assert log.keys() == expected_log.keys() and gradients.keys() == expected.keys()
     for key, value in expected_log.items():
         torch.testing.assert_close(log[key], value, rtol=1e-10, atol=1e-12, msg=lambda m, key=key: f'{key}: {m}')

@@ -329,8 +329,8 @@ def test_by_default_its_weight_decays_to_nothing_over_the_run(distiller_config, 
     train_step = runner.model.train_step
     runner.model.train_step = lambda *args, **kwargs: logged.append(train_step(*args, **kwargs)) or logged[-1]
     runner.train()
-    # Two steps an epoch.
-    weights = [1, 1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25]
+    # From 10 on, in eight steps.
+    weights = [10, 8.75, 7.5, 6.25, 5, 3.75, 2.5, 1.25]
     assert [log['factt.weight'].item() for log in logged] == weights
     for log, weight in zip(logged, weights):
         for layer in LAYERS:

@@ -1,6 +1,8 @@
 import math
+import pickle
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
@@ -188,6 +190,18 @@ def test_it_is_kept_as_plain_values(options, tmp_path):
     expected = WeightSchedule.build(options)
     for t in range(12):
         assert again.at(t, 4 * t, EPOCHS, ITERATIONS) == expected.at(t, 4 * t, EPOCHS, ITERATIONS)
+
+
+@pytest.mark.xfail(strict=True, raises=pickle.UnpicklingError, reason='kept as it was given')
+@pytest.mark.parametrize('options', [
+    dict(type='linear', initial=np.float64(0.5)),
+    dict(type='linear', initial=0.5, end=np.int64(5)),
+    dict(type='step', initial=0.5, milestones=[2, np.int64(4)], gamma=0.5),
+])
+def test_what_a_config_computed_with_numpy_is_kept_plain_too(options, tmp_path):
+    # A checkpoint that holds it could not be read: the run could not be resumed.
+    torch.save(WeightSchedule.build(options).ended(EPOCHS, ITERATIONS), tmp_path / 'ended.pth')
+    assert torch.load(tmp_path / 'ended.pth', weights_only=True)['type'] == options['type']
 
 
 @pytest.mark.parametrize('options, depends', [

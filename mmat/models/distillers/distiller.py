@@ -154,7 +154,8 @@ class Distiller(BaseModel):
         teacher = self.prepare_teacher()
         gradient_heads = [head for head in self.at_heads if any(name in GRADIENTS for name in head.student_wants)]
         # In bfloat16 a second derivative is several percent off, in float16 it may vanish.
-        with self._float32(inputs) if gradient_heads else nullcontext():
+        reads_gradients = self._reads_gradients('student_wants') or self._reads_gradients('teacher_wants')
+        with self._float32(inputs) if reads_gradients else nullcontext():
             losses, student_outputs = observe(
                 self.student, inputs, data_samples, self._layers('student_layers'), self._wants('student_wants'),
                 'student', create_graph=any(head.learns for head in gradient_heads))
