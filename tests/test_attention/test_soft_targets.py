@@ -59,7 +59,6 @@ def test_golden_values(form, T, expected):
 def test_defaults_are_todays_form_at_4():
     student, teacher = logits(STUDENT, 4), logits(TEACHER, 4)
     assert soft_target_loss(student, teacher).item() == pytest.approx(8 * KL_SUM, rel=1e-12)
-    assert soft_target_loss(student, teacher, 1).item() == todays_kd(student, teacher, 1).item() != 8 * KL_SUM
 
 
 @pytest.mark.parametrize('n, classes', [(5, 10), (1, 100), (128, 2)])

@@ -5,6 +5,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.model import convert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 
@@ -490,3 +491,24 @@ def test_bfloat16_autocast(norm_cfg, relu_before_pool):
     for name, parameter in model.named_parameters():
         assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize('network', [dict(type='mmat.NIN', arch='thin'), dict(type='mmat.WideResNet', depth=10)])
+def test_synchronised_bn_is_initialised_alike(network):
+    # The Runner converts before it initialises.
+    model = convert_sync_batchnorm(MODELS.build(network))
+    model.init_weights()
+    norms = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert norms and all(0 <= norm.weight.min() < norm.weight.max() < 1 for norm in norms)
+
+
+@pytest.mark.parametrize('arch', [
+    5, None, (1., 2., 3.), ('192', '160', '192'), (((1, 2, 3), ) * 3, ) * 3, ((4, 0, 4), ) * 3, ((4, -4, 4), ) * 3])
+def test_malformed_widths_get_the_message(arch):
+    with pytest.raises(ValueError, match='three times three widths'):
+        NIN(arch)
+
+
+def test_out_indices_are_a_sequence():
+    with pytest.raises(ValueError, match='among 0, 1, 2, got 2'):
+        NIN('thin', out_indices=2)

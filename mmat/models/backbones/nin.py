@@ -21,7 +21,7 @@ class NIN(BaseModule):
     """Network in network for 32x32 images: three blocks of one spatial and two 1x1 convolutions.
 
     5x5, 1x1, 1x1; 3x3 max-pooling of stride 2; 5x5, 1x1, 1x1; 3x3 average pooling of stride 2; 3x3, 1x1, 1x1. Each
-    convolution is followed by BN and ReLU; there is no dropout. Both poolings round sizes up, as the reference does.
+    convolution is followed by BN and ReLU; there is no dropout. Both poolings round up (an odd size loses half a pixel all the same).
     Global average pooling and the linear classifier are neck and head. Initialised as the attention transfer authors'
     networks: kaiming-normal convolutions (fan in), BN weights uniform in [0, 1), BN biases 0.
 
@@ -55,17 +55,18 @@ class NIN(BaseModule):
                  out_indices: Sequence[int] = (2, ),
                  init_cfg=[
                      dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu'),
-                     dict(type='Uniform', layer='BatchNorm2d', a=0, b=1, bias=0),
+                     dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
                  ]):
         super().__init__(init_cfg)
         if isinstance(arch, str) and arch not in ARCHS:
             raise ValueError(f'arch of a NIN must be one of {sorted(ARCHS)} or three times three widths, got {arch!r}')
         widths = ARCHS[arch] if isinstance(arch, str) else arch
-        if len(widths) != 3 or any(isinstance(block, int) or len(block) != 3 for block in widths):
+        if not _is_three(widths) or not all(
+                _is_three(block) and all(isinstance(width, int) and width > 0 for width in block) for block in widths):
             raise ValueError('arch of a NIN must be three times three widths, such as '
                              f'((192, 160, 96), (192, 192, 192), (192, 192, 192)), got {arch!r}')
-        if not out_indices or any(i not in (0, 1, 2) for i in out_indices):
-            raise ValueError(f'out_indices of a NIN must be among 0, 1, 2, got {tuple(out_indices)}')
+        if isinstance(out_indices, int) or not out_indices or any(i not in (0, 1, 2) for i in out_indices):
+            raise ValueError(f'out_indices of a NIN must be among 0, 1, 2, got {out_indices!r}')
         self.out_indices = tuple(sorted(out_indices))
         for name, kernel_size, block_widths in zip(self.stage_names, (5, 5, 3), widths):
             convs = OrderedDict()
@@ -84,3 +85,7 @@ class NIN(BaseModule):
         block1 = self.block1(self.pool0(block0))
         block2 = self.block2(self.pool1(block1))
         return tuple((block0, block1, block2)[index] for index in self.out_indices)
+
+
+def _is_three(values) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 3

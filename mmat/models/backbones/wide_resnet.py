@@ -71,7 +71,7 @@ class WideResNet(BaseModule):
                  out_indices: Sequence[int] = (2, ),
                  init_cfg=[
                      dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu'),
-                     dict(type='Uniform', layer='BatchNorm2d', a=0, b=1, bias=0),
+                     dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
                  ]):
         super().__init__(init_cfg)
         if depth < 10 or (depth - 4) % 6:
