@@ -25,8 +25,9 @@ def normalize_map(attention: Tensor) -> Tensor:
     """Flatten maps and divide each sample by its L2 norm.
 
     Each sample is scaled by its largest value first, which changes nothing but the range: float32 holds neither the
-    square of a map of large activations nor that of tiny ones. A map that is zero everywhere stays zero. (The authors'
-    code does not scale; the two differ only for maps of a norm below its epsilon of 1e-12.)
+    square of a map of large activations nor that of tiny ones. A map that is zero everywhere stays zero, and
+    has no gradient. (The authors' code does not scale; the two differ only for maps of a norm below its epsilon of
+    1e-12.)
 
     Args:
         attention (Tensor): Maps of shape (N, H, W).
@@ -37,13 +38,13 @@ def normalize_map(attention: Tensor) -> Tensor:
     flat = attention.flatten(1)
     # Detached: the quotient does not depend on the scale, so neither does its gradient.
     scale = flat.detach().abs().amax(dim=1, keepdim=True)
-    # Bounded below, so that float32 holds the gradient of a map that is all but zero.
-    flat = flat / scale.clamp(min=1e-24)
+    # Bounded below, so that float32 holds the gradient of a map that is all but zero; one that is zero has none.
+    flat = torch.where(scale > 0, flat / scale.clamp(min=1e-24), 0)
     return F.normalize(flat, dim=1)
 
 
 def match_sizes(student: Tensor, teacher: Tensor, size_mismatch: str = 'pool') -> Tuple[Tensor, Tensor]:
-    """Bring both to the smaller height and width by average pooling, or refuse; shapes (..., H, W)."""
+    """Bring both to the smaller height and width by average pooling, or refuse; shapes (N, H, W) or (N, C, H, W)."""
     if student.shape[-2:] != teacher.shape[-2:]:
         if size_mismatch == 'error':
             raise ValueError(f'student map {tuple(student.shape[-2:])} and teacher map '

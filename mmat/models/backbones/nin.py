@@ -21,9 +21,9 @@ class NIN(BaseModule):
     """Network in network for 32x32 images: three blocks of one spatial and two 1x1 convolutions.
 
     5x5, 1x1, 1x1; 3x3 max-pooling of stride 2; 5x5, 1x1, 1x1; 3x3 average pooling of stride 2; 3x3, 1x1, 1x1. Each
-    convolution is followed by BN and ReLU; there is no dropout. Both poolings round up (an odd size loses half a pixel all the same).
-    Global average pooling and the linear classifier are neck and head. Initialised as the attention transfer authors'
-    networks: kaiming-normal convolutions (fan in), BN weights uniform in [0, 1), BN biases 0.
+    convolution is followed by BN and ReLU; there is no dropout. The poolings' sizes are rounded up, as in the
+    reference. Global average pooling and the linear classifier are neck and head. Initialised as the attention
+    transfer authors' networks: kaiming-normal convolutions (fan in), BN weights uniform in [0, 1), BN biases 0.
 
     Taps for attention transfer, the project's choice, are the outputs of the three blocks, before pooling: stages 0,
     1, 2, or ``backbone.block0`` to ``backbone.block2``.
