@@ -1,5 +1,6 @@
 """Knowledge distillation (Hinton et al., 2015), as the attention transfer authors' code computes it, then and now."""
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ SOFT_TARGET_FORMS = ('batchmean', 'pre2018')
 
 def check_soft_target_options(T: float, form: str) -> None:
     """Raise ValueError where an option is not one that :func:`soft_target_loss` takes."""
-    if not 0 < T < math.inf:
+    if not isinstance(T, Real) or not 0 < T < math.inf:
         raise ValueError(f'the temperature T must be a number > 0, got {T!r}')
     if form not in SOFT_TARGET_FORMS:
         raise ValueError(f'form of a soft target loss must be one of {SOFT_TARGET_FORMS}, got {form!r}')

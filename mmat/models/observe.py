@@ -69,7 +69,7 @@ def observe(network: nn.Module,
             inputs = inputs.detach().requires_grad_()
         with tap(network, [*layers, *([logits] if logits else [])], owner) as features:
             output = network(transform(inputs), data_samples, mode=mode)
-        outputs = NetworkOutputs(features=features)
+        outputs = NetworkOutputs(features={layer: features[layer] for layer in layers})
         if logits:
             outputs.logits = features[logits]
         if 'targets' in wants:

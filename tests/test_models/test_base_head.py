@@ -90,7 +90,6 @@ def test_a_head_gets_what_it_asked_for_and_nothing_else(side, want, distiller_co
     assert other is None if side == 'student' else other == NetworkOutputs()
 
 
-@pytest.mark.xfail(strict=True, reason='the tap of the logits stays among the features')
 def test_features_are_those_of_its_layers_only(distiller_config):
     head = Reader(student=('logits', ), teacher=('logits', ), pairs=[(0, 2)])
     distiller = with_heads(distiller_config, head).eval()
@@ -235,7 +234,6 @@ def test_several_are_logged_under_their_own(distiller_config):
     assert total == pytest.approx(result['loss_task'].item() + 32, rel=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason='only the labels of pairs are seen to')
 def test_a_raw_value_is_not_summed_whatever_a_head_calls_it(distiller_config):
     head = Reader(result=dict(loss_a=torch.tensor(3.)), weight=4., name='mine')
     distiller = with_heads(distiller_config, head).eval()
@@ -244,7 +242,6 @@ def test_a_raw_value_is_not_summed_whatever_a_head_calls_it(distiller_config):
     assert total == pytest.approx(result['loss_task'].item() + 12, rel=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason='the later one takes its place')
 def test_a_head_does_not_replace_the_students_own_loss(distiller_config):
     with pytest.raises(ValueError, match='task'):
         distiller = with_heads(distiller_config, Reader(name='task')).eval()

@@ -543,6 +543,25 @@ def test_autocast_changes_no_bit(monkeypatch):
     assert said == ['Heads that read input gradients run in float32, also under autocast.']
 
 
+class TeacherGradient(BaseATHead):
+    """Reads an input gradient of the teacher, and none of the student."""
+
+    teacher_wants = ('input_gradient', )
+
+    def loss(self, student, teacher):
+        return teacher.input_gradient.square().sum()
+
+
+def test_autocast_changes_no_bit_of_a_teachers_gradient_alone():
+    inputs, labels = images()
+    values = []
+    for context in (nullcontext(), torch.autocast('cpu', dtype=torch.bfloat16)):
+        distiller = build(network('nin'), [TeacherGradient()], network('nin_bn', seed=1)).float()
+        with context:
+            values.append(distiller(inputs.float(), BatchedSamples(labels), mode='loss')['at'])
+    assert values[0] == values[1]
+
+
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_a_model_in_half_precision_is_refused(kind, dtype):

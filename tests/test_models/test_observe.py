@@ -52,6 +52,10 @@ def test_logits_of_a_timm_classifier():
     assert torch.equal(outputs.logits, network(inputs))
 
 
+def test_a_head_goes_before_a_model():
+    assert find_logits(nn.ModuleDict(dict(model=nn.Identity(), head=nn.Identity()))) == 'head'
+
+
 @pytest.mark.parametrize('children', [dict(), dict(trunk=nn.Identity(), fc=nn.Identity())])
 def test_a_network_without_logits_is_refused(children):
     network = nn.ModuleDict(children)

@@ -1,4 +1,5 @@
 """What every transfer head has in common."""
+import re
 from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -134,7 +135,9 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
         """One name for each pair: its student's layer, with the teacher's where that alone is ambiguous."""
         labels = []
         for index, layer in enumerate(self.student_layers):
-            label = str(layer) if self.student_layers.count(layer) == 1 else f'{layer}-{self.teacher_layers[index]}'
+            label = str(layer)
+            if self.student_layers.count(layer) > 1 and index < len(self.teacher_layers):
+                label = f'{layer}-{self.teacher_layers[index]}'
             # Every logged key that contains 'loss' is summed by mmengine, also a raw value's.
             labels.append(str(index) if 'loss' in label else label)
         return distinct(labels)
@@ -175,12 +178,13 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
         if isinstance(raw, Tensor):
             raw = {'': raw}
         log = {}
-        for label, value in raw.items():
+        # mmengine sums whatever has 'loss' in its name, also a raw value.
+        for label, value in zip(distinct([re.sub('_?loss_?', '', label) for label in raw]), raw.values()):
             label = f'{self.name}.{label}' if label else self.name
             log[f'loss_{label}'] = self.factor * value
             log[label] = value.detach()
-        if not self.schedule.is_constant:
-            log[f'{self.name}.weight'] = next(iter(raw.values())).new_tensor(self.weight)
+            if not self.schedule.is_constant:
+                log[f'{self.name}.weight'] = value.new_tensor(self.weight)
         return log
 
     @abstractmethod
@@ -192,6 +196,6 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
             teacher (NetworkOutputs): The teacher's, without; None where the distiller has no teacher.
 
         Returns:
-            Tensor | dict: A scalar, or label -> scalar, averaged over the batch so that the weight means the same on
-            any number of processes.
+            Tensor | dict: A scalar, or label -> scalar (labels are logged without the word 'loss'), averaged over the
+            batch so that the weight means the same on any number of processes.
         """

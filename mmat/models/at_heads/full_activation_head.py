@@ -62,6 +62,8 @@ class FullActivationHead(BaseATHead):
         self.projections = nn.ModuleList(projections)
 
     def loss(self, student: NetworkOutputs, teacher: NetworkOutputs) -> Dict[str, Tensor]:
+        if not self.projections:
+            raise RuntimeError(f'{self.name!r} has not seen the widths of the networks: a Distiller calls setup')
         pairs = zip(self.labels, self.student_layers, self.teacher_layers, self.projections)
         return {
             label: activation_distance(

@@ -2,6 +2,7 @@
 import math
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Optional, Sequence, Union
 
 # Which arguments each schedule takes, besides type, initial, begin, end and by_epoch.
@@ -29,7 +30,7 @@ class WeightSchedule:
         begin (int): Where the change begins. Defaults to 0.
         end (int, optional): Where it ends. Defaults to None, the end of training, so that a shortened training
             shortens the schedule with it.
-        milestones (Sequence[int]): 'step': where the weight drops, increasing.
+        milestones (Sequence[int]): 'step': where the weight drops, increasing, after ``begin``.
         gamma (float): 'step' and 'exponential': the factor of a drop, in (0, 1]; by epoch, or iteration.
         by_epoch (bool): Whether ``begin``, ``end``, ``milestones`` and ``gamma`` count epochs, over each of which the
             weight stays as it is, or iterations. Defaults to True.
@@ -47,19 +48,29 @@ class WeightSchedule:
     by_epoch: bool = True
 
     def __post_init__(self):
-        if self.type not in _OWN_ARGUMENTS:
-            raise ValueError(f'type of a weight schedule must be one of {sorted(_OWN_ARGUMENTS)}, got {self.type!r}')
+        _check_type(self.type)
         for name in ('initial', 'final'):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < math.inf:
-                raise ValueError(f'{name} of a weight schedule must be a number of at least 0, got {value!r}')
-        if self.begin < 0 or (self.end is not None and self.end <= self.begin):
+            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f'{name} of a weight schedule must be a number of at least 0, got '
+                                 f'{getattr(self, name)!r}')
+        if not _is_count(self.begin) or (self.end is not None and (not _is_count(self.end) or self.end <= self.begin)):
             raise ValueError(f'a weight schedule must begin at 0 or later and end after that, got begin={self.begin!r} '
                              f'and end={self.end!r}')
+        if not isinstance(self.by_epoch, bool):
+            raise ValueError(f'by_epoch of a weight schedule must be True or False, got by_epoch={self.by_epoch!r}')
         if 'gamma' in _OWN_ARGUMENTS[self.type] and not (_is_number(self.gamma) and 0 < self.gamma <= 1):
             raise ValueError(f'gamma of a {self.type} schedule must be in (0, 1], got {self.gamma!r}')
-        if self.type == 'step' and (not self.milestones or sorted(set(self.milestones)) != list(self.milestones)):
-            raise ValueError(f'milestones of a step schedule must increase, got {self.milestones!r}')
+        milestones = self.milestones
+        if self.type == 'step' and (not isinstance(milestones, Sequence) or not milestones or
+                                    not all(map(_is_count, milestones)) or
+                                    any(low >= high for low, high in zip([self.begin, *milestones], milestones))):
+            raise ValueError(f'milestones of a step schedule must increase, got {milestones!r}')
+        # What a config computed with NumPy could not be read from a checkpoint.
+        plain = dict(initial=float(self.initial), final=float(self.final), begin=int(self.begin),
+                     end=None if self.end is None else int(self.end), milestones=tuple(map(int, milestones)),
+                     gamma=None if self.gamma is None else float(self.gamma))
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def build(cls, weight: Union[float, dict]) -> 'WeightSchedule':
@@ -71,13 +82,12 @@ class WeightSchedule:
         if isinstance(weight, cls):
             return weight
         if not isinstance(weight, dict):
-            if not _is_number(weight) or not 0 <= weight < math.inf:
+            if not _is_number(weight) or weight < 0:
                 raise ValueError(f'the weight of a transfer head must be at least 0, got {weight!r}; '
                                  "a schedule is a dict(type='linear', initial=1000, final=0)")
             return cls('constant', weight)
         kind = weight.get('type')
-        if kind not in _OWN_ARGUMENTS:
-            raise ValueError(f'type of a weight schedule must be one of {sorted(_OWN_ARGUMENTS)}, got {kind!r}')
+        _check_type(kind)
         takes = ['type', 'initial', *_OWN_ARGUMENTS[kind], 'begin', 'end', 'by_epoch']
         for key in weight:
             if key not in takes:
@@ -128,5 +138,14 @@ class WeightSchedule:
         return self.final + (self.initial - self.final) * (1 + math.cos(math.pi * ratio)) / 2
 
 
+def _check_type(kind) -> None:
+    if not isinstance(kind, str) or kind not in _OWN_ARGUMENTS:
+        raise ValueError(f'type of a weight schedule must be one of {sorted(_OWN_ARGUMENTS)}, got {kind!r}')
+
+
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0

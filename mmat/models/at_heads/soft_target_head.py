@@ -1,4 +1,5 @@
 """Knowledge distillation (Hinton et al., 2015), KD in the paper's tables."""
+from numbers import Real
 from typing import Union
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from mmat.attention.soft_targets import check_soft_target_options
 from mmat.registry import MODELS
 
 from .base import BaseATHead, NetworkOutputs
+from .schedule import WeightSchedule
 
 
 @MODELS.register_module()
@@ -32,7 +34,7 @@ class SoftTargetHead(BaseATHead):
 
     def __init__(self, T: float = 4, alpha: Union[float, dict] = 0.9, form: str = 'batchmean', name: str = 'kd'):
         check_soft_target_options(T, form)
-        if not isinstance(alpha, dict) and not 0 <= alpha <= 1:
+        if not isinstance(alpha, (dict, WeightSchedule)) and not (isinstance(alpha, Real) and 0 <= alpha <= 1):
             raise ValueError(f'alpha of soft targets must be in [0, 1], got {alpha!r}')
         super().__init__(weight=alpha, name=name)
         if self.schedule.greatest > 1:

@@ -19,6 +19,8 @@ from ..observe import find_logits, observe
 from ..probe import check_input_gradient, output_shapes
 from .teacher import Teacher
 
+_DISAGREE = "heads disagree on the weight that the student's own losses have beside them (1 - alpha)"
+
 
 @MODELS.register_module()
 class Distiller(BaseModel):
@@ -78,6 +80,9 @@ class Distiller(BaseModel):
         if self._reads_gradients('student_wants'):
             check_input_gradient(student, 'student', twice=True)
         self._task_weight()
+        sharing = {head.name: head.schedule for head in self.at_heads if head.task_weight is not None}
+        if len(set(sharing.values())) > 1:
+            raise ValueError(f'{_DISAGREE}: {sharing}')
         # Not a module, so not a child: see Teacher.
         self.teacher = None
         if teacher is not None:
@@ -171,7 +176,12 @@ class Distiller(BaseModel):
                 losses = {name: _scale(value, task_weight) if 'loss' in name else value
                           for name, value in losses.items()}
             for head in self.at_heads:
-                losses.update(head(student_outputs, teacher_outputs))
+                values = head(student_outputs, teacher_outputs)
+                taken = sorted(values.keys() & losses.keys())
+                if taken:
+                    raise ValueError(f'a transfer head named {head.name!r} logs {taken}, which the student or another '
+                                     'head logs already: give it another name')
+                losses.update(values)
         return losses
 
     @contextmanager
@@ -194,8 +204,7 @@ class Distiller(BaseModel):
         """
         weights = {head.name: head.task_weight for head in self.at_heads if head.task_weight is not None}
         if len(set(weights.values())) > 1:
-            raise ValueError("heads disagree on the weight that the student's own losses have beside them (1 - alpha): "
-                             f'{weights}')
+            raise ValueError(f'{_DISAGREE}: {weights}')
         return next(iter(weights.values()), 1.)
 
     def set_progress(self, epoch: int, iteration: int, max_epochs: int, max_iters: int) -> None:
