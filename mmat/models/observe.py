@@ -5,8 +5,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from mmat.attention import input_gradient
+from mmat.utils.rng import preserve_rng_state
 
 from .at_heads.base import GRADIENTS, NetworkOutputs
 from .taps import tap
@@ -41,7 +43,7 @@ def observe(network: nn.Module,
     """Run a network and collect what heads want of it.
 
     Args:
-        network (nn.Module): An mmengine model.
+        network (nn.Module): Called as mmengine's models are.
         inputs (Tensor): Shape (N, C, H, W).
         data_samples (list): Labels.
         layers (Sequence[str]): Module paths to read.
@@ -54,35 +56,48 @@ def observe(network: nn.Module,
             images before it. Defaults to None.
 
     Returns:
-        tuple: What the network gave, and the :class:`NetworkOutputs`.
+        tuple: What the network gave, and the :class:`NetworkOutputs`; under ``torch.no_grad`` neither has a graph.
 
     Raises:
         ValueError: Labels that are not there, or as :func:`mmat.models.taps.tap`.
     """
     transform = transform or (lambda images: images)
     wants_gradient = any(name in GRADIENTS for name in wants)
-    create_graph = create_graph and torch.is_grad_enabled()
+    keeps_graph = torch.is_grad_enabled()
+    create_graph = create_graph and keeps_graph
     logits = find_logits(network, owner) if 'logits' in wants else None
     # Gradients are wanted of a teacher and in validation too.
-    with torch.set_grad_enabled(wants_gradient or torch.is_grad_enabled()):
+    with torch.set_grad_enabled(wants_gradient or keeps_graph):
         if wants_gradient:
             inputs = inputs.detach().requires_grad_()
         with tap(network, [*layers, *([logits] if logits else [])], owner) as features:
             output = network(transform(inputs), data_samples, mode=mode)
-        outputs = NetworkOutputs(features={layer: features[layer] for layer in layers})
-        if logits:
-            outputs.logits = features[logits]
-        if 'targets' in wants:
-            outputs.targets = read_targets(data_samples)
+        values = {}
         if 'input_gradient' in wants:
-            outputs.input_gradient = input_gradient(network.parse_losses(output)[0], inputs, create_graph)
+            values['input_gradient'] = input_gradient(total_loss(output), inputs, create_graph)
         if 'flipped_input_gradient' in wants:
-            # Copies, so that BN's running statistics count each image once, and mirrored images not at all.
+            # Copies, so that BN's running statistics count each image once, and mirrored images not at all; nor does
+            # dropout's second draw shift the random stream.
             buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+            with preserve_rng_state():
+                mirrored = functional_call(
+                    network, buffers, (transform(inputs.flip(-1)), data_samples), dict(mode=mode))
             # Differentiated through the flip, the gradient comes back flipped.
-            mirrored = functional_call(network, buffers, (transform(inputs.flip(-1)), data_samples), dict(mode=mode))
-            outputs.flipped_input_gradient = input_gradient(network.parse_losses(mirrored)[0], inputs, create_graph)
-    return output, outputs
+            values['flipped_input_gradient'] = input_gradient(total_loss(mirrored), inputs, create_graph)
+    if logits:
+        values['logits'] = features[logits]
+    if 'targets' in wants:
+        values['targets'] = read_targets(data_samples)
+    values['features'] = {layer: features[layer] for layer in layers}
+    if not keeps_graph:
+        output, values = tree_map(lambda each: each.detach() if isinstance(each, Tensor) else each, (output, values))
+    return output, NetworkOutputs(**values)
+
+
+def total_loss(losses: Dict[str, Union[Tensor, Sequence[Tensor]]]) -> Tensor:
+    """Sum of what has 'loss' in its name, as mmengine's ``BaseModel.parse_losses`` has it."""
+    return sum(value.mean() if isinstance(value, Tensor) else sum(each.mean() for each in value)
+               for name, value in losses.items() if 'loss' in name)
 
 
 def read_targets(data_samples: list) -> Tensor:

@@ -89,11 +89,20 @@ def check_input_gradient(network: nn.Module, owner: str, twice: bool) -> None:
         except Exception:
             return
         tensors = [each for each in tree_leaves(output) if isinstance(each, torch.Tensor)]
+        if not tensors:
+            return
+        kept = [(parameter, parameter.grad) for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
         try:
             total = sum(each.float().square().sum() for each in tensors)
             gradient = torch.autograd.grad(total, inputs, create_graph=twice)[0]
             if twice:
-                torch.autograd.grad(gradient.square().sum(), parameters, allow_unused=True)
+                # The whole way: what can be differentiated only once complains when it is passed, not when asked for.
+                gradient.square().sum().backward()
         except RuntimeError as error:
             raise ValueError(f'a head reads input gradients, but {name} is not {"twice " if twice else ""}'
                              f'differentiable with respect to its input: {str(error).splitlines()[0]}') from error
+        finally:
+            for parameter, grad in kept:
+                parameter.grad = grad

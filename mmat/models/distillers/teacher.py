@@ -114,19 +114,13 @@ class Teacher:
         with torch.no_grad():
             _, outputs = observe(network, inputs, data_samples, layers, wants, 'teacher',
                                  mode='loss' if needs_loss else 'tensor', transform=self._renormalize)
-        return detached(outputs) if needs_loss else outputs
+        return outputs
 
     def _renormalize(self, images: Tensor) -> Tensor:
         if self._renormalization is None:
             return images
         scale, shift = (value.to(images) for value in self._renormalization)
         return images * scale + shift
-
-
-def detached(outputs: NetworkOutputs) -> NetworkOutputs:
-    """The same values without their graph."""
-    values = {name: value.detach() for name, value in vars(outputs).items() if isinstance(value, Tensor)}
-    return NetworkOutputs(features={layer: value.detach() for layer, value in outputs.features.items()}, **values)
 
 
 def renormalization(source: nn.Module, target: nn.Module) -> Optional[tuple]:
