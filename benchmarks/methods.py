@@ -4,9 +4,10 @@
     python benchmarks/methods.py [--repeats 3] [--steps 10] [--batch 128] [--only wrn16-1] [--fp32] [--device cpu]
 
 Every measurement is a process of its own: the step of the config (distiller, optimizer, on random images; no loader,
-no logging) under the recommended CPU setting, or fp32. Prints Markdown: medians over the repeats, which interleave the
-methods, and ratios to the student alone. Peak memory is what the process grew by, at most, from before the first step,
-on a CPU; what CUDA allocated, at most, on a GPU.
+no logging) under the recommended CPU setting, or fp32; on a GPU as torch comes, fp32 with TF32 convolutions. Prints
+Markdown: medians over the repeats, which interleave the methods, and ratios to the student alone. Peak memory is what
+the process grew by, at most, from before the first step, on a CPU; what CUDA allocated, at most, weights included, on a
+GPU.
 """
 import argparse
 import json

@@ -9,7 +9,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # BN's running statistics are made equal among processes before they are saved.
     sync_buffers=dict(type='SyncBuffersHook'),
-    # Readies and validates the teacher; does nothing in a run that has none.
+    # Readies and validates the teacher, moves the heads' weights along their schedules; nothing in a plain run.
     distillation=dict(type='mmat.DistillationHook'),
 )
 

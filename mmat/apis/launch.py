@@ -143,7 +143,10 @@ def _closest_type(message: str) -> Optional[str]:
 
 
 def _closest_argument(message: str) -> Optional[str]:
-    """One line for Python's complaint about an argument that a type of a config does not take."""
+    """One line for Python's complaint about an argument that a type of a config does not take, or lacks."""
+    missing = re.fullmatch(r'(\w+)\.__init__\(\) missing \d+ required positional arguments?: (.*)', message)
+    if missing:
+        return f'{missing[1]} needs {missing[2].replace(chr(39), "`")}'
     match = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     if match is None:
         return None

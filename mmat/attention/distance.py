@@ -39,7 +39,7 @@ def normalize_map(attention: Tensor) -> Tensor:
     # Detached: the quotient does not depend on the scale, so neither does its gradient.
     scale = flat.detach().abs().amax(dim=1, keepdim=True)
     # Bounded below, so that float32 holds the gradient of a map that is all but zero; one that is zero has none.
-    flat = torch.where(scale > 0, flat / scale.clamp(min=1e-24), 0)
+    flat = torch.where(scale == 0, 0, flat / scale.clamp(min=1e-24))
     return F.normalize(flat, dim=1)
 
 

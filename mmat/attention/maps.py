@@ -1,4 +1,7 @@
 """Activation-based attention maps (Zagoruyko & Komodakis, ICLR 2017, section 3.1)."""
+import math
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -7,7 +10,7 @@ REDUCTIONS = ('sum', 'max')
 
 def check_map_options(p: float, reduction: str) -> None:
     """Raise ValueError where ``p`` or ``reduction`` is not one that :func:`attention_map` takes."""
-    if not p >= 1:
+    if not isinstance(p, Real) or not 1 <= p < math.inf:
         raise ValueError(f'p of an attention map must be a number >= 1, got {p!r}')
     if reduction not in REDUCTIONS:
         raise ValueError(f'reduction of an attention map must be one of {REDUCTIONS}, got {reduction!r}')

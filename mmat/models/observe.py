@@ -8,7 +8,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from mmat.attention import input_gradient
-from mmat.utils.rng import preserve_rng_state
+from mmat.utils.rng import get_rng_state, preserve_rng_state, set_rng_state
 
 from .at_heads.base import GRADIENTS, NetworkOutputs
 from .taps import tap
@@ -67,6 +67,7 @@ def observe(network: nn.Module,
     create_graph = create_graph and keeps_graph
     logits = find_logits(network, owner) if 'logits' in wants else None
     # Gradients are wanted of a teacher and in validation too.
+    start = get_rng_state() if 'flipped_input_gradient' in wants else None
     with torch.set_grad_enabled(wants_gradient or keeps_graph):
         if wants_gradient:
             inputs = inputs.detach().requires_grad_()
@@ -76,10 +77,11 @@ def observe(network: nn.Module,
         if 'input_gradient' in wants:
             values['input_gradient'] = input_gradient(total_loss(output), inputs, create_graph)
         if 'flipped_input_gradient' in wants:
-            # Copies, so that BN's running statistics count each image once, and mirrored images not at all; nor does
-            # dropout's second draw shift the random stream.
+            # Copies, so that BN's running statistics count each image once, and mirrored images not at all. Dropout
+            # draws for the mirrored image what it drew for the image.
             buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
             with preserve_rng_state():
+                set_rng_state(start)
                 mirrored = functional_call(
                     network, buffers, (transform(inputs.flip(-1)), data_samples), dict(mode=mode))
             # Differentiated through the flip, the gradient comes back flipped.
@@ -111,6 +113,6 @@ def read_targets(data_samples: list) -> Tensor:
     samples = list(data_samples or [])
     if samples and all('gt_score' in sample for sample in samples):
         return torch.stack([sample.gt_score for sample in samples])
-    if samples and all('gt_label' in sample for sample in samples):
+    if samples and all('gt_label' in sample and len(sample.gt_label) == 1 for sample in samples):
         return torch.cat([sample.gt_label for sample in samples])
-    raise ValueError('a transfer head wants the targets, but the batch has no labels')
+    raise ValueError('a transfer head wants the targets, but the batch has no labels (one, or scores, for each image)')

@@ -30,7 +30,9 @@ def _evaluating(network: nn.Module):
 def _noise(network: nn.Module, size: int) -> torch.Tensor:
     mean = getattr(getattr(network, 'data_preprocessor', None), 'mean', None)
     like = next(network.parameters(), torch.empty(0))
-    return torch.randn(1, 3 if mean is None else len(mean), size, size, device=like.device, dtype=like.dtype)
+    conv = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = len(mean) if mean is not None else conv.in_channels if conv is not None else 3
+    return torch.randn(1, channels, size, size, device=like.device, dtype=like.dtype)
 
 
 def _run(network: nn.Module, requires_grad: bool = False):

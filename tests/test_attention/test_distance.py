@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -407,3 +409,9 @@ def test_activation_distance_refuses_wrong_shapes(student, teacher):
 def test_activation_distance_refuses_unknown_options():
     with pytest.raises(ValueError, match="one of .*'pool', 'error'.*got 'resize'"):
         activation_distance(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), size_mismatch='resize')
+
+
+def test_what_is_not_a_number_shows():
+    broken = torch.rand(2, 4, 4)
+    broken[0, 0, 0] = math.nan
+    assert normalize_map(broken)[0].isnan().any() and attention_distance(broken, torch.rand(2, 4, 4)).isnan()

@@ -4,6 +4,7 @@ import os
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import convert_sync_batchnorm
 
 from mmat.datasets import BatchedSamples
 from mmat.models import Distiller
@@ -247,7 +248,8 @@ def test_the_checkpoint_holds_the_schedules_that_change(distiller_config, make_r
     assert list(kept) == ['at_2', 'mine']
     assert {key: kept['at_2'][key] for key in ('type', 'initial', 'final', 'end', 'by_epoch')} == dict(
         LINEAR, end=2, by_epoch=True)
-    assert kept['mine']['end'] == 4
+    # In epochs too: other batches leave the weight where it was.
+    assert kept['mine']['end'] == 2
     other = make_runner(distiller_config(at_heads=[at(3.)]), 'other')
     other.train()
     assert 'at_heads_schedules' not in checkpoint_of(other)
@@ -324,7 +326,7 @@ def test_resuming_with_an_equal_schedule_is_accepted(there, here, epochs, expect
 def test_a_head_of_another_name_is_refused(distiller_config, make_runner):
     make_runner(distiller_config(at_heads=[at(LINEAR)]), epochs=1, **STEADY).train()
     runner = make_runner(distiller_config(at_heads=[at(LINEAR, name='mine')]), epochs=1, resume=True, **STEADY)
-    with pytest.raises(ValueError, match="'at': .* there, .*'mine': .* here"):
+    with pytest.raises(ValueError, match='at.type: linear there, none here; mine.type: none there, linear here'):
         runner.train()
 
 
@@ -335,3 +337,34 @@ def test_a_run_from_another_ones_weights_takes_any_schedule(distiller_config, ma
     runner, seen = watched(make_runner(config, 'second', load_from=f'{first.work_dir}/epoch_1.pth'))
     runner.train()
     assert seen == [[40], [40], [30], [30]]
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_another_batch_size_leaves_the_weight_where_it_was(by_epoch, distiller_config, make_runner):
+    config = distiller_config(at_heads=[at(dict(type='linear', initial=80., by_epoch=by_epoch))])
+    make_runner(config, epochs=4, train_cfg=dict(max_epochs=4), default_hooks=dict(
+        checkpoint=dict(type='mmat.CheckpointHook', interval=2)), **STEADY).train()
+    first = make_runner(config, epochs=4, **STEADY)
+    first.load_or_resume()
+    steps = []
+
+    class Watch(Hook):
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            steps.append(runner.model.at_heads[0].weight)
+
+    runner = make_runner(config, epochs=4, resume=True, load_from=f'{first.work_dir}/epoch_2.pth',
+                         train_dataloader=dict(batch_size=16), **STEADY)
+    runner.register_hook(Watch())
+    runner.train()
+    # Half of the training is done, so half of the weight is left.
+    assert steps[0] == 40 and len(steps) == 8
+
+
+def test_synchronised_bn_is_refused_under_input_gradients(distiller_config, make_runner):
+    config = distiller_config(at_heads=[dict(type='mmat.GradientNormHead', weight=1.)])
+    runner = make_runner(config)
+    # As the Runner does for sync_bn='torch' among several processes.
+    runner.model.student = convert_sync_batchnorm(runner.model.student)
+    with pytest.raises(ValueError, match='SyncBatchNorm'):
+        runner.train()

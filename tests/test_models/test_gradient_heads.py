@@ -744,3 +744,19 @@ def test_without_gradients_nothing_keeps_the_graph(kind):
     with torch.no_grad():
         result = run(distiller)
     assert 'loss_task' in result and not any(value.requires_grad for value in tree_leaves(result))
+
+
+def test_dropout_draws_alike_for_the_mirrored_image():
+    """A network that does not see the difference has no difference, dropout included."""
+    distiller = build(network('smooth'), [dict(type=KINDS['flipsym'], weight=2.)])
+    for conv in (distiller.student.backbone.conv0, distiller.student.backbone.conv1):
+        conv.weight.data = (conv.weight.data + conv.weight.data.flip(-1)) / 2
+    distiller.student.neck = nn.Sequential(distiller.student.neck, Dropped())
+    assert run(distiller)['flipsym'].item() == pytest.approx(0, abs=1e-12)
+    assert run(distiller)['loss_task'] != run(distiller)['loss_task']
+
+
+class Dropped(nn.Module):
+
+    def forward(self, features):
+        return tuple(F.dropout(feature, 0.5) for feature in features)

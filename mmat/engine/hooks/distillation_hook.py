@@ -2,6 +2,7 @@
 import time
 
 import torch
+import torch.nn as nn
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
@@ -20,7 +21,7 @@ class DistillationHook(Hook):
     is validated, once, on the validation set under its own normalisation, and its metrics are logged, with a loud
     warning where its accuracy is near chance. The heads' own weights go into the checkpoint under ``at_heads``, beside
     the student's ``state_dict``, and come back on resume; so do the schedules of the losses' weights, under
-    ``at_heads_schedules``, and resuming with others is refused.
+    ``at_heads_schedules``, and resuming with others is refused. A weight that is a number may be changed on resume.
 
     Args:
         validate_teacher (bool): Defaults to True.
@@ -38,17 +39,25 @@ class DistillationHook(Hook):
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             _refuse_epochs(distiller)
         self._set_progress(runner, distiller)
+        if distiller.reads_input_gradients and any(
+                isinstance(module, nn.SyncBatchNorm) for module in distiller.student.modules()):
+            raise ValueError('heads that read input gradients cannot train a student with SyncBatchNorm: torch cannot '
+                             'differentiate it twice. Leave out sync_bn; BN of each process works')
         teacher = distiller.prepare_teacher()
-        if teacher is not None and self.validate_teacher and runner.val_loop is not None:
+        if distiller.needs_teacher and self.validate_teacher and runner.val_loop is not None:
             self._validate(runner, teacher)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         distiller = _distiller(runner)
         if distiller is not None:
-            self._set_progress(runner, distiller)
+            self._set_progress(runner, distiller, batch_idx)
 
-    def _set_progress(self, runner, distiller: Distiller) -> None:
-        distiller.set_progress(runner.epoch, runner.iter, runner.max_epochs, runner.max_iters)
+    def _set_progress(self, runner, distiller: Distiller, batch_idx: int = 0) -> None:
+        iteration = runner.iter
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            # mmengine's own count goes on from what it was with other batches, or from inside an epoch.
+            iteration = runner.epoch * len(runner.train_dataloader) + batch_idx
+        distiller.set_progress(runner.epoch, iteration, runner.max_epochs, runner.max_iters)
 
     def _validate(self, runner, teacher) -> None:
         start = time.perf_counter()
@@ -90,16 +99,31 @@ class DistillationHook(Hook):
                 raise ValueError("the checkpoint to resume does not hold the weights of this config's transfer heads: "
                                  f'{" ".join(str(error).split())}') from error
             saved, here = checkpoint.get('at_heads_schedules', {}), _schedules(runner, distiller)
-            if saved != here:
+            differing = _differences(saved, here)
+            if differing:
                 raise ValueError("the run to resume was started with other schedules of its heads' weights, or a "
-                                 f'length of training that changes them ({saved} there, {here} here); resume with '
-                                 'those, or begin a new run from its weights with load_from')
+                                 f'length of training that changes them ({"; ".join(differing)}); resume with those, '
+                                 'or begin a new run from its weights with load_from')
 
 
 def _schedules(runner, distiller: Distiller) -> dict:
     """The schedules that are not constant, by head, as far as this run's weights depend on them."""
-    return {head.name: head.schedule.ended(runner.max_epochs, runner.max_iters)
+    # In epochs where there are epochs: other batches, or processes, leave the weight where it was in the training.
+    length = runner.max_iters if isinstance(runner.train_loop, IterBasedTrainLoop) else runner.max_epochs
+    return {head.name: head.schedule.ended(runner.max_epochs, length)
             for head in distiller.at_heads if not head.schedule.is_constant}
+
+
+def _differences(saved: dict, here: dict) -> list:
+    """In words, option by option."""
+    none = dict(type='none')
+    differences = []
+    for name in sorted({*saved, *here}):
+        there, now = saved.get(name, none), here.get(name, none)
+        options = ['type'] if there['type'] != now['type'] else there
+        differences += [f'{name}.{option}: {there[option]} there, {now[option]} here'
+                        for option in options if there[option] != now[option]]
+    return differences
 
 
 def _refuse_epochs(distiller: Distiller) -> None:

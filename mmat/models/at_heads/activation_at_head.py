@@ -42,6 +42,8 @@ class ActivationATHead(BaseATHead):
                  reduction: str = 'sum',
                  size_mismatch: str = 'pool',
                  name: str = 'at'):
+        if pairs is None:
+            raise ValueError('attention transfer needs pairs of layers: pairs=[(student_layer, teacher_layer), ...]')
         check_map_options(p, reduction)
         check_distance_options(form, 2, size_mismatch)
         super().__init__(pairs, weight, name)

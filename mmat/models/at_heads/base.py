@@ -72,7 +72,7 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
 
     Raises:
         ValueError: ``pairs`` is empty or holds something else than couples, ``weight`` is negative or a bad schedule,
-            or ``name`` contains 'loss', which mmengine would add to the total.
+            or ``name`` is empty or contains 'loss', which mmengine would add to the total.
     """
 
     student_wants: Tuple[str, ...] = ()
@@ -91,6 +91,8 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
                 if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
                     raise ValueError('every student layer needs one teacher layer: pairs must be a list of '
                                      f'(student_layer, teacher_layer), got {pair!r} in it')
+        if not isinstance(name, str) or not name:
+            raise ValueError(f'the name of a transfer head must be a word, got {name!r}')
         if 'loss' in name:
             raise ValueError(f"the name of a transfer head must not contain 'loss', got {name!r}")
         self.student_layers, self.teacher_layers = (list(side) for side in zip(*pairs)) if pairs else ([], [])
@@ -183,8 +185,8 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
             label = f'{self.name}.{label}' if label else self.name
             log[f'loss_{label}'] = self.factor * value
             log[label] = value.detach()
-            if not self.schedule.is_constant:
-                log[f'{self.name}.weight'] = value.new_tensor(self.weight)
+        if log and not self.schedule.is_constant:
+            log[f'{self.name}.weight'] = value.new_full((), self.weight)
         return log
 
     @abstractmethod

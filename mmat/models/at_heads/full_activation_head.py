@@ -39,6 +39,8 @@ class FullActivationHead(BaseATHead):
                  size_mismatch: str = 'pool',
                  name: str = 'factt',
                  init_cfg=dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='linear')):
+        if pairs is None:
+            raise ValueError('activation transfer needs pairs of layers: pairs=[(student_layer, teacher_layer), ...]')
         check_distance_options('code', 2, size_mismatch)
         super().__init__(pairs, weight, name, init_cfg)
         self.size_mismatch = size_mismatch

@@ -34,7 +34,8 @@ class SoftTargetHead(BaseATHead):
 
     def __init__(self, T: float = 4, alpha: Union[float, dict] = 0.9, form: str = 'batchmean', name: str = 'kd'):
         check_soft_target_options(T, form)
-        if not isinstance(alpha, (dict, WeightSchedule)) and not (isinstance(alpha, Real) and 0 <= alpha <= 1):
+        is_number = isinstance(alpha, Real) and not isinstance(alpha, bool)
+        if not isinstance(alpha, (dict, WeightSchedule)) and not (is_number and 0 <= alpha <= 1):
             raise ValueError(f'alpha of soft targets must be in [0, 1], got {alpha!r}')
         super().__init__(weight=alpha, name=name)
         if self.schedule.greatest > 1:

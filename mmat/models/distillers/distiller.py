@@ -31,19 +31,21 @@ class Distiller(BaseModel):
     the heads learn is kept aside by :class:`mmat.engine.DistillationHook`.
 
     Training returns the student's own losses (a component named ``loss`` becomes ``loss_task``), weighted as a head
-    that shares with them says (``alpha`` of soft targets), and for every head and pair of layers
-    ``loss_{head}.{layer}``, weighted, and ``{head}.{layer}``, raw; ``loss_{head}`` and ``{head}`` where it has no
-    layers.
+    that shares with them says (``alpha`` of soft targets; ``task`` is then the raw value), and for every head and pair
+    of layers ``loss_{head}.{layer}``, weighted, and ``{head}.{layer}``, raw; ``loss_{head}`` and ``{head}`` where it
+    has no layers.
 
     One forward pass of each network serves all heads. Input gradients, where any head reads them, cost one backward
-    pass more, differentiable where its weight is not zero; the flipped image's a forward and a backward pass. Under
-    autocast such a step runs in float32 all the same: in half precision the second derivatives would be off.
+    pass more of each network that they are read of, the student's differentiable where the weight is not zero; the
+    flipped image's a forward and a backward pass. Under autocast such a step runs in float32 all the same: in half
+    precision the second derivatives would be off. (On a GPU float32 convolutions are TF32 by torch's default.)
 
     Args:
         student (dict | str | nn.Module): Model config, zoo name, config file, or a model as it is.
         teacher (dict | str | nn.Module, optional): ``dict(model=..., checkpoint=...)``, see :class:`Teacher`; a zoo
-            name with weights; or a network as it is. Built when training starts, always in eval mode, outside the
-            module tree. Defaults to None, for heads that need none.
+            name with weights; or a network as it is. Loaded when training starts, always in eval mode, outside the
+            module tree; a head that depends on its widths needs its config, but no weights, earlier. Defaults to
+            None, for heads that need none.
         at_heads (Sequence[dict | BaseATHead]): Transfer heads; heads of the same name are numbered.
         data_preprocessor (dict, optional): For a student config that has none. Defaults to None.
 
@@ -88,7 +90,7 @@ class Distiller(BaseModel):
         if teacher is not None:
             self.teacher = (Teacher(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else
                             Teacher(teacher))
-        elif any(head.needs_teacher for head in self.at_heads):
+        elif self.needs_teacher:
             raise ValueError(f'{[head.name for head in self.at_heads if head.needs_teacher]} read a teacher, but the '
                              'distiller has none: give teacher=dict(model=..., checkpoint=...)')
         self._teacher_is_resolved = False
@@ -110,6 +112,16 @@ class Distiller(BaseModel):
                     if head.needs_teacher else {}
                 head.setup(student_shapes, teacher_shapes)
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any head reads the teacher."""
+        return any(head.needs_teacher for head in self.at_heads)
+
+    @property
+    def reads_input_gradients(self) -> bool:
+        """Whether any head differentiates the student's input gradient."""
+        return self._reads_gradients('student_wants')
+
     def prepare_teacher(self) -> Optional[Teacher]:
         """Build the teacher and find the heads' layers in it, once. Called before training starts.
 
@@ -120,7 +132,7 @@ class Distiller(BaseModel):
             FileNotFoundError, ValueError: No checkpoint, one that does not fit, or a layer or quantity that the
                 teacher does not have.
         """
-        if self.teacher is not None and not self._teacher_is_resolved:
+        if self.teacher is not None and not self._teacher_is_resolved and self.needs_teacher:
             network = self.teacher.network
             for head in self.at_heads:
                 head.resolve_teacher(network)
@@ -165,14 +177,16 @@ class Distiller(BaseModel):
                 self.student, inputs, data_samples, self._layers('student_layers'), self._wants('student_wants'),
                 'student', create_graph=any(head.learns for head in gradient_heads))
             teacher_outputs = None
-            if any(head.needs_teacher for head in self.at_heads):
+            if self.needs_teacher:
                 teacher_outputs = teacher(inputs, data_samples, self._layers('teacher_layers'),
                                           self._wants('teacher_wants'), self.data_preprocessor)
             if 'loss' in losses:
                 # mmengine logs the total under this name.
                 losses['loss_task'] = losses.pop('loss')
             task_weight = self._task_weight()
-            if task_weight != 1:
+            if task_weight is not None:
+                if isinstance(losses.get('loss_task'), Tensor):
+                    losses['task'] = losses['loss_task'].detach()
                 losses = {name: _scale(value, task_weight) if 'loss' in name else value
                           for name, value in losses.items()}
             for head in self.at_heads:
@@ -196,8 +210,8 @@ class Distiller(BaseModel):
         with torch.autocast(device, enabled=False):
             yield
 
-    def _task_weight(self) -> float:
-        """What the student's own losses are multiplied by.
+    def _task_weight(self) -> Optional[float]:
+        """What the student's own losses are multiplied by; None where no head says so.
 
         Raises:
             ValueError: Two heads say different things.
@@ -205,7 +219,7 @@ class Distiller(BaseModel):
         weights = {head.name: head.task_weight for head in self.at_heads if head.task_weight is not None}
         if len(set(weights.values())) > 1:
             raise ValueError(f'{_DISAGREE}: {weights}')
-        return next(iter(weights.values()), 1.)
+        return next(iter(weights.values()), None)
 
     def set_progress(self, epoch: int, iteration: int, max_epochs: int, max_iters: int) -> None:
         """Tell the heads how far the training is, for weights that have a schedule.
