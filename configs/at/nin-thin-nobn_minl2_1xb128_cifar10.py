@@ -5,4 +5,4 @@ model = dict(
     _delete_=True,
     type='mmat.Distiller',
     student={{_base_.model}},
-    at_heads=[dict(type='mmat.GradientNormHead', weight=1.)])
+    at_heads=[dict(type='mmat.GradientNormHead', weight=0.1)])
