@@ -21,14 +21,14 @@ def empty_cache():
 
 
 def test_the_names_of_the_contract_are_there():
-    assert [name for name in zoo.list_models() if name.endswith('_cifar10')] == NAMES
+    assert set(NAMES) <= set(zoo.list_models('*_cifar10'))
     # The quick start's: a teacher, a student, and both.
     assert len(zoo.list_models('*_digits')) >= 3 and zoo.list_models('*_at-*_digits')
     assert zoo.list_models() == sorted(zoo.list_models())
 
 
 @pytest.mark.parametrize('pattern, names', [
-    ('*_at-*_cifar10', [NAMES[1], NAMES[2], NAMES[4]]),
+    ('wrn*_at-wrn*_cifar10', [NAMES[1], NAMES[2], NAMES[4]]),
     ('wrn40-?_1xb128_cifar10', NAMES[5:]),
     ('wrn16-1_1xb128_cifar10', NAMES[:1]),
     ('nothing*', []),
