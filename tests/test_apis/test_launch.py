@@ -199,6 +199,8 @@ def test_a_bug_keeps_its_traceback(error):
     (dict(type='mmat.WideResNet', dept=16), "WideResNet takes no argument 'dept'; the closest are depth"),
     (dict(type='mmat.ActivationATHeda', pairs=[(0, 0)]), "no type 'mmat.ActivationATHeda'; "
      'the closest are mmat.ActivationATHead'),
+    (dict(type='mmat.GradientATHead'), 'GradientATHead needs `weight`'),
+    (dict(type='mmat.ActivationATHead'), 'ActivationATHead needs `pairs`'),
 ])
 def test_a_misspelt_line_of_a_config_is_told_the_closest(misspelt, message):
     with pytest.raises(SystemExit, match=message):

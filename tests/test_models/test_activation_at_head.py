@@ -162,3 +162,21 @@ def test_what_is_no_layer_is_refused(layer, network_config):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ActivationATHead(**{'pairs': [(0, 0)], **options})
+
+
+@pytest.mark.parametrize('type', ['mmat.ActivationATHead', 'mmat.FullActivationHead'])
+def test_pairs_must_be_given(type):
+    with pytest.raises(ValueError, match='needs pairs of layers'):
+        MODELS.build(dict(type=type, pairs=None))
+
+
+@pytest.mark.parametrize('p', ['2', [2], float('inf'), None])
+def test_a_power_is_a_number(p):
+    with pytest.raises(ValueError, match='p of an attention map must be a number >= 1'):
+        ActivationATHead([(0, 0)], p=p)
+
+
+@pytest.mark.parametrize('name', ['', 5, None])
+def test_a_name_is_a_word(name):
+    with pytest.raises(ValueError, match='the name of a transfer head must be a word'):
+        ActivationATHead([(0, 0)], name=name)

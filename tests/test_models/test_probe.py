@@ -84,3 +84,9 @@ def test_a_frozen_network_will_do_as_a_teacher_but_not_as_a_student():
     check_input_gradient(network, 'teacher', twice=False)
     with pytest.raises(ValueError, match=r'student \(Picky\) is frozen'):
         check_input_gradient(network, 'student', twice=True)
+
+
+def test_without_statistics_the_first_convolution_tells_the_channels():
+    network = Picky(channels=2)
+    output_shapes(network, ['conv'], 'student')
+    assert network.seen[0][0] == (1, 2, 32, 32)
