@@ -66,8 +66,8 @@ def observe(network: nn.Module,
     keeps_graph = torch.is_grad_enabled()
     create_graph = create_graph and keeps_graph
     logits = find_logits(network, owner) if 'logits' in wants else None
-    # Gradients are wanted of a teacher and in validation too.
     start = get_rng_state() if 'flipped_input_gradient' in wants else None
+    # Gradients are wanted of a teacher and in validation too.
     with torch.set_grad_enabled(wants_gradient or keeps_graph):
         if wants_gradient:
             inputs = inputs.detach().requires_grad_()
