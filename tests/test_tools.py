@@ -104,7 +104,9 @@ def resumed_run(tmp_path_factory, environment, teacher, in_process):
         first = subprocess.Popen(
             [sys.executable, str(TOOLS / 'train.py'), *TRAIN, f'model.teacher.checkpoint={teacher}'],
             cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        while not (folder / 'run' / 'epoch_2.pth').is_file():
+        # The pointer is written after the file that it names.
+        pointer = folder / 'run' / 'last_checkpoint'
+        while not (pointer.is_file() and pointer.read_text().endswith('epoch_2.pth')):
             assert first.poll() is None, (folder / 'first.txt').read_text()[-3000:]
             time.sleep(0.01)
         first.kill()
