@@ -121,7 +121,9 @@ def command_line(main: Callable[[], Optional[int]]) -> None:
     Errors from anywhere else keep their traceback: they are bugs, or want one.
     """
     try:
-        sys.exit(main())
+        status = main()
+        _leave_together()
+        sys.exit(status)
     except (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError) as error:
         message = _closest_type(str(error)) or _closest_argument(str(error))
         if message is None:
@@ -131,6 +133,13 @@ def command_line(main: Callable[[], Optional[int]]) -> None:
                 raise
             message = str(error)
         sys.exit(f'{Path(sys.argv[0]).name}: error: {message}')
+
+
+def _leave_together() -> None:
+    """Dissolve the process group when all are done: gloo aborts a process that exits before the others have."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def _closest_type(message: str) -> Optional[str]:
