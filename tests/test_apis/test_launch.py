@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
@@ -205,3 +206,10 @@ def test_a_bug_keeps_its_traceback(error):
 def test_a_misspelt_line_of_a_config_is_told_the_closest(misspelt, message):
     with pytest.raises(SystemExit, match=message):
         launch.command_line(lambda: MODELS.build(misspelt))
+
+
+def test_a_run_that_is_done_dissolves_its_process_group(tmp_path):
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    with pytest.raises(SystemExit) as done:
+        launch.command_line(lambda: 3)
+    assert done.value.code == 3 and not dist.is_initialized()
