@@ -1,4 +1,5 @@
-from .attention import get_attention_maps
+from mmat.models import get_attention_maps
+
 from .launch import apply_cpu_setting, build_runner, command_line, parse_common_args
 from .model import get_model, list_models
 

@@ -166,10 +166,10 @@ def table(recipe: Config, runs: List[Run]) -> str:
 
 def draw(recipe: Config, runs: List[Run], path: Path, count: int = 6) -> None:
     """Attention of each row's first seed on the first test images."""
+    from mmat.models import get_attention_maps
     from mmat.registry import DATASETS
     from mmat.visualization import draw_attention_grid
 
-    from .attention import get_attention_maps
     from .model import get_model
     dataset = DATASETS.build(Config.fromfile(find_config(recipe.rows[0].config)).test_dataloader.dataset)
     images = dataset.images[:count].float()

@@ -1,11 +1,13 @@
-"""The science, torch only: attention maps, input gradients, soft targets, their distances, their pictures."""
+"""The science, torch only: attention maps, learned attention, input gradients, soft targets, their distances, pictures."""
 from .distance import activation_distance, attention_distance, normalize_map
 from .gradient import gradient_norm, input_gradient
+from .learned import attend, dot_product_compatibility, normalize_scores, parametrised_compatibility
 from .maps import attention_map
 from .render import overlay_attention
 from .soft_targets import soft_target_loss
 
 __all__ = [
-    'activation_distance', 'attention_distance', 'attention_map', 'gradient_norm', 'input_gradient', 'normalize_map',
-    'overlay_attention', 'soft_target_loss'
+    'activation_distance', 'attend', 'attention_distance', 'attention_map', 'dot_product_compatibility',
+    'gradient_norm', 'input_gradient', 'normalize_map', 'normalize_scores', 'overlay_attention',
+    'parametrised_compatibility', 'soft_target_loss'
 ]

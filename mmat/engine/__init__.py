@@ -1,5 +1,7 @@
 from .file_backend import AtomicBackend
-from .hooks import CheckpointHook, DistillationHook
+from .hooks import AttentionVisualizationHook, CheckpointHook, DistillationHook
 from .optim_wrapper import AutocastOptimWrapper
 
-__all__ = ['AtomicBackend', 'AutocastOptimWrapper', 'CheckpointHook', 'DistillationHook']
+__all__ = [
+    'AtomicBackend', 'AttentionVisualizationHook', 'AutocastOptimWrapper', 'CheckpointHook', 'DistillationHook'
+]

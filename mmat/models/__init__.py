@@ -9,14 +9,18 @@ from .at_heads import (
     SoftTargetHead,
     WeightSchedule,
 )
-from .backbones import NIN, WideResNet
+from .attention_maps import attention_layers, get_attention_maps
+from .backbones import NIN, AttentionResNet, AttentionVGG, WideResNet
 from .build import build_network, network_config
 from .data_preprocessor import BatchPreprocessor
 from .distillers import Distiller
-from .heads import LinearClsHead
+from .heads import ConcatClsHead, IndependentClsHead, LinearClsHead
+from .necks import AttentionWeights, BaseAttentionNeck, GridAttentionNeck, SpatialAttentionNeck
 
 __all__ = [
-    'ActivationATHead', 'BaseATHead', 'BatchPreprocessor', 'Distiller', 'FlipSymmetryHead', 'FullActivationHead',
-    'GradientATHead', 'GradientNormHead', 'LinearClsHead', 'NIN', 'NetworkOutputs', 'SoftTargetHead', 'WeightSchedule',
-    'WideResNet', 'build_network', 'network_config'
+    'ActivationATHead', 'AttentionResNet', 'AttentionVGG', 'AttentionWeights', 'BaseATHead', 'BaseAttentionNeck',
+    'BatchPreprocessor', 'ConcatClsHead', 'Distiller', 'FlipSymmetryHead', 'FullActivationHead', 'GradientATHead',
+    'GradientNormHead', 'GridAttentionNeck', 'IndependentClsHead', 'LinearClsHead', 'NIN', 'NetworkOutputs',
+    'SoftTargetHead', 'SpatialAttentionNeck', 'WeightSchedule', 'WideResNet', 'attention_layers',
+    'build_network', 'get_attention_maps', 'network_config'
 ]

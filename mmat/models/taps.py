@@ -58,6 +58,16 @@ def find_layer(model: nn.Module, layer: Layer, owner: str = 'model') -> str:
     return layer
 
 
+def gives_attention(model: nn.Module, path: str) -> bool:
+    """Whether a layer's output is an attention map, (N, H, W), already, as that of an attention neck's ``maps``.
+
+    Args:
+        model (nn.Module): The network.
+        path (str): From :func:`find_layer`.
+    """
+    return bool(getattr(model.get_submodule(_split(path)[0]), 'gives_attention', False))
+
+
 def _closest(layer: str, paths: Sequence[str]) -> str:
     name = _split(layer)[0]
     others = [path for path in paths if path and path != name]

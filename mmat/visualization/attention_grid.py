@@ -2,6 +2,7 @@
 from pathlib import Path
 from typing import Dict, Sequence, Union
 
+import numpy as np
 from torch import Tensor
 
 from mmat.attention import overlay_attention
@@ -21,6 +22,22 @@ def draw_attention_grid(images: Tensor,
         titles (Sequence[str]): What to write beside each image. Defaults to (), nothing.
         caption (str): What to write below. Defaults to '', nothing.
     """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _attention_figure(images, attention, titles, caption).savefig(path)
+
+
+def render_attention_grid(images: Tensor,
+                          attention: Dict[str, Dict[str, Tensor]],
+                          titles: Sequence[str] = (),
+                          caption: str = '') -> np.ndarray:
+    """The picture of :func:`draw_attention_grid` as an array, RGB from 0 to 255, shape (height, width, 3)."""
+    canvas = _attention_figure(images, attention, titles, caption).canvas
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _attention_figure(images: Tensor, attention: Dict[str, Dict[str, Tensor]], titles: Sequence[str], caption: str):
     # The Agg canvas alone: no display, and pyplot's global state stays as the caller has it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,6 +78,4 @@ def draw_attention_grid(images: Tensor,
                 axes.set_ylabel(titles[row], fontsize=8)
     if caption:
         figure.text(0.5, 0.08 / figure.get_figheight(), caption, ha='center', fontsize=7, color='0.35')
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    return figure

@@ -1,6 +1,7 @@
 """Activation-based attention transfer (Zagoruyko & Komodakis, ICLR 2017, equation 2)."""
 from typing import Dict, Sequence, Tuple, Union
 
+import torch.nn as nn
 from torch import Tensor
 
 from mmat.attention import attention_distance, attention_map
@@ -8,7 +9,7 @@ from mmat.attention.distance import check_distance_options
 from mmat.attention.maps import check_map_options
 from mmat.registry import MODELS
 
-from ..taps import Layer
+from ..taps import Layer, gives_attention
 from .base import BaseATHead, NetworkOutputs
 
 
@@ -19,6 +20,9 @@ class ActivationATHead(BaseATHead):
     The loss of a pair is ``attention_distance(attention_map(student), attention_map(teacher))``; their sum is
     multiplied by beta for ``form='code'`` and by beta / 2 for ``form='paper'``. The two forms differ in scale by far:
     'code' divides by the number of positions, so beta = 1e3 belongs to it, and 0.1 or so to 'paper'.
+
+    A layer whose output is an attention map already, such as ``'neck.maps.0'`` of an attention neck, is taken as it is:
+    attention that the teacher has learned, or that the student shall learn.
 
     Args:
         pairs (Sequence): ``(student_layer, teacher_layer)`` couples: stage indices or module paths.
@@ -51,6 +55,20 @@ class ActivationATHead(BaseATHead):
         self.p = p
         self.reduction = reduction
         self.size_mismatch = size_mismatch
+        # Layers whose outputs are maps, by network.
+        self._learned = dict(student=set(), teacher=set())
+
+    def resolve_student(self, student: nn.Module) -> None:
+        super().resolve_student(student)
+        self._learned['student'] = {path for path in self.student_layers if gives_attention(student, path)}
+
+    def resolve_teacher(self, teacher: nn.Module) -> None:
+        super().resolve_teacher(teacher)
+        self._learned['teacher'] = {path for path in self.teacher_layers if gives_attention(teacher, path)}
+
+    def _map(self, network: str, outputs: NetworkOutputs, layer: str) -> Tensor:
+        features = outputs.features[layer]
+        return features if layer in self._learned[network] else attention_map(features, self.p, self.reduction)
 
     @property
     def factor(self) -> float:
@@ -59,8 +77,7 @@ class ActivationATHead(BaseATHead):
     def loss(self, student: NetworkOutputs, teacher: NetworkOutputs) -> Dict[str, Tensor]:
         losses = {}
         for label, student_layer, teacher_layer in zip(self.labels, self.student_layers, self.teacher_layers):
-            student_map = attention_map(student.features[student_layer], self.p, self.reduction)
-            teacher_map = attention_map(teacher.features[teacher_layer], self.p, self.reduction)
             losses[label] = attention_distance(
-                student_map, teacher_map, form=self.form, size_mismatch=self.size_mismatch)
+                self._map('student', student, student_layer), self._map('teacher', teacher, teacher_layer),
+                form=self.form, size_mismatch=self.size_mismatch)
         return losses

@@ -1,0 +1,7 @@
+# The "Learn to Pay Attention" re-implementation's recipe: 300 epochs of three passes over the data each, halved every 25.
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4))
+param_scheduler = dict(type='StepLR', by_epoch=True, step_size=3 * 25, gamma=0.5)
+
+train_cfg = dict(by_epoch=True, max_epochs=3 * 300, val_interval=3)
+val_cfg = dict()
+test_cfg = dict()

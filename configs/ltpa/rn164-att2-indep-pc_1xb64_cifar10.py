@@ -1,0 +1,3 @@
+_base_ = './rn164-att2-concat-pc_1xb64_cifar10.py'
+
+model = dict(head=dict(type='mmat.IndependentClsHead'))

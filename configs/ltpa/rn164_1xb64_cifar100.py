@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/models/rn164.py',
+    '../_base_/datasets/cifar100_bs128.py',
+    '../_base_/schedules/cifar10_200e.py',
+    '../_base_/ltpa_runtime.py',
+]
+
+model = dict(data_preprocessor={{_base_.data_preprocessor}}, head=dict(num_classes=100))
+train_dataloader = dict(batch_size=64)
+optim_wrapper = dict(optimizer=dict(nesterov=True))

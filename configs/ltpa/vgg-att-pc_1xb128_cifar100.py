@@ -1,0 +1,5 @@
+_base_ = './vgg_1xb128_cifar100.py'
+
+model = dict(
+    backbone=dict(arch='authors', out_indices=(2, ), average_gradients=True),
+    neck=dict(type='mmat.SpatialAttentionNeck', in_channels=(512, ), global_channels=512, compatibility='pc'))

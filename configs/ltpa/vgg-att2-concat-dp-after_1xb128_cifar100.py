@@ -1,0 +1,3 @@
+_base_ = './vgg-att2-concat-dp_1xb128_cifar100.py'
+
+model = dict(backbone=dict(position='after_pool'))

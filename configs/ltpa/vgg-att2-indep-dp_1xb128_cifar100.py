@@ -1,0 +1,3 @@
+_base_ = './vgg-att2-indep-pc_1xb128_cifar100.py'
+
+model = dict(neck=dict(compatibility='dp'))

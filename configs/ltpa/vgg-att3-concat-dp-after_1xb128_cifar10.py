@@ -1,0 +1,3 @@
+_base_ = './vgg-att3-concat-dp_1xb128_cifar10.py'
+
+model = dict(backbone=dict(position='after_pool'))

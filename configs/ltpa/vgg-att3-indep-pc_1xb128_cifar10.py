@@ -1,0 +1,3 @@
+_base_ = './vgg-att3-concat-pc_1xb128_cifar10.py'
+
+model = dict(head=dict(type='mmat.IndependentClsHead'))

@@ -1,0 +1,120 @@
+"""Pictures of attention as the training goes."""
+from typing import Dict, Optional, Sequence
+
+import torch
+import torch.nn as nn
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor
+
+from mmat.models import Distiller, get_attention_maps
+from mmat.models.observe import read_targets
+from mmat.models.probe import evaluating
+from mmat.models.taps import Layer
+from mmat.registry import HOOKS
+from mmat.visualization import render_attention_grid
+
+
+@HOOKS.register_module()
+class AttentionVisualizationHook(Hook):
+    """Draws what the network looks at on images of the test set: before training, then every so many epochs, and last.
+
+    The pictures go to every backend of the Runner's visualizer (TensorBoard, the work directory, ...) as 'attention'. A
+    row is an image, its columns the attention maps, upsampled bilinearly and stretched to their own range. Of a
+    distiller both student and teacher are drawn. Training is not touched: modes and random states are left as found.
+
+    Args:
+        interval (int): Epochs from one picture to the next; iterations where ``by_epoch`` is False. Defaults to 10.
+        by_epoch (bool): See ``interval``. Defaults to True.
+        num_images (int): How many images, taken at equal distances from the test set, or from the validation set where
+            there is no test set. Defaults to 8.
+        layers (Sequence[int | str], optional): Stage indices or module paths of the network (of the student, where it
+            learns from a teacher). Defaults to None, every map of an attention neck, or every stage of a network
+            without.
+
+    Raises:
+        ValueError: An option outside these; when training starts, no images, or a layer that does not exist.
+    """
+
+    # After the weights have been saved.
+    priority = 'LOW'
+
+    def __init__(self,
+                 interval: int = 10,
+                 by_epoch: bool = True,
+                 num_images: int = 8,
+                 layers: Optional[Sequence[Layer]] = None):
+        if interval < 1 or num_images < 1:
+            raise ValueError(f'interval and num_images must be at least 1, got {interval} and {num_images}')
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.num_images = num_images
+        self.layers = layers
+
+    @master_only
+    def before_train(self, runner) -> None:
+        self._batch, self._titles = self._read(runner)
+        if runner.iter == 0:
+            self._draw(runner, 0)
+
+    @master_only
+    def after_train_epoch(self, runner) -> None:
+        if self.by_epoch and (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            self._draw(runner, runner.epoch + 1)
+
+    @master_only
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if not self.by_epoch and (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
+            self._draw(runner, runner.iter + 1)
+
+    def _read(self, runner) -> tuple:
+        """A batch of images, as the loader would give it, and their classes."""
+        loop = runner.test_loop if runner._test_loop is not None else runner.val_loop
+        if loop is None:
+            raise ValueError('AttentionVisualizationHook draws images of the test or validation set, but the config has '
+                             'neither a test_dataloader nor a val_dataloader')
+        dataset, collate = loop.dataloader.dataset, loop.dataloader.collate_fn
+        indices = torch.linspace(0, len(dataset) - 1, min(self.num_images, len(dataset))).long().tolist()
+        batch = collate(dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else
+                        [dataset[index] for index in indices])
+        if not isinstance(batch['inputs'], Tensor):
+            batch['inputs'] = torch.stack(list(batch['inputs']))
+        classes = getattr(dataset, 'metainfo', {}).get('classes')
+        titles = [classes[label] for label in read_targets(batch['data_samples'])] if classes else ()
+        return batch['inputs'], titles
+
+    def _draw(self, runner, step: int) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        with evaluating(model):
+            attention = self._attention(model)
+            images = _denormalize(model.data_preprocessor, self._batch)
+            runner.visualizer.add_image('attention', render_attention_grid(images, attention, self._titles), step)
+
+    def _attention(self, model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
+        networks = {'': (model, self.layers)}
+        if isinstance(model, Distiller):
+            networks = {'student': (model.student, self.layers)}
+            teacher = model.prepare_teacher() if model.needs_teacher else None
+            if teacher is not None:
+                networks['teacher'] = (teacher.network, None)
+        return {
+            name: {_short(layer): maps.cpu() for layer, maps in
+                   get_attention_maps(network, self._batch, layers).items()}
+            for name, (network, layers) in networks.items()
+        }
+
+
+def _short(layer: str) -> str:
+    """A path for the top of a column: ``backbone.group0`` as ``group0``, ``neck.maps.0`` as ``maps.0``."""
+    return layer.split('.', 1)[-1]
+
+
+def _denormalize(preprocessor: nn.Module, images: Tensor) -> Tensor:
+    """Images in RGB and [0, 1], shape (N, 3, H, W), from a batch as the loader gives it."""
+    inputs = preprocessor(dict(inputs=images), training=False)['inputs']
+    mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
+    if mean is not None:
+        inputs = inputs * std + mean
+    inputs = inputs.float().cpu() / 255
+    return (inputs if inputs.shape[1] == 3 else inputs[:, :1].expand(-1, 3, -1, -1)).clamp(0, 1)

@@ -1,0 +1,49 @@
+"""The attention of a network."""
+from typing import Dict, List, Optional, Sequence
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mmat.attention import attention_map
+
+from .taps import Layer, find_layer, gives_attention, stage_paths, tap
+
+
+def attention_layers(model: nn.Module) -> List[str]:
+    """Where to look at a network by default: the maps that it has learned to make, or else its backbone's stages."""
+    learned = [path for path, module in model.named_modules() if getattr(module, 'gives_attention', False)]
+    return learned or [f'backbone.{path}' for path in stage_paths(getattr(model, 'backbone', None))]
+
+
+@torch.no_grad()
+def get_attention_maps(model: nn.Module,
+                       images: Tensor,
+                       layers: Optional[Sequence[Layer]] = None,
+                       p: float = 2,
+                       reduction: str = 'sum') -> Dict[str, Tensor]:
+    """Attention maps of a batch of images.
+
+    Those of a layer that gives attention maps already, as ``'neck.maps.0'`` of an attention neck, are its own; those
+    of any other layer are F^p of its activations.
+
+    Args:
+        model (nn.Module): A model from :func:`mmat.get_model`.
+        images (Tensor): As its data preprocessor takes them: (N, C, H, W), 0 to 255.
+        layers (Sequence[int | str], optional): Stage indices or module paths. Defaults to None, every map of an
+            attention neck, or every stage of a network without.
+        p (float): Power of the map of activations. Defaults to 2.
+        reduction (str): 'sum' or 'max' over channels. Defaults to 'sum'.
+
+    Returns:
+        dict: Module path -> maps of shape (N, h, w), float32.
+
+    Raises:
+        ValueError: A layer that does not exist or was not run.
+    """
+    paths = [find_layer(model, layer) for layer in (attention_layers(model) if layers is None else layers)]
+    inputs = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
+    with tap(model, paths) as features:
+        model(inputs, mode='tensor')
+    return {path: features[path] if gives_attention(model, path) else attention_map(features[path], p, reduction)
+            for path in paths}

@@ -1,0 +1,123 @@
+"""Pre-activation ResNet that gives local features and a global vector ("Learn to Pay Attention", RN-att)."""
+from collections import OrderedDict
+from typing import Sequence
+
+import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmat.registry import MODELS
+
+from .branches import average_gradient
+
+
+class PreActBottleneck(BaseModule):
+    """Pre-activation bottleneck block (He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016).
+
+    ``o = relu(bn0(x)); z = conv2(relu(bn2(conv1(relu(bn1(conv0(o))))))``, with 1x1, 3x3 and 1x1 convolutions, the first
+    with the stride; ``out = z + (shortcut(o) if the widths differ else x)``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        width = out_channels // 4
+        self.bn0 = nn.BatchNorm2d(in_channels)
+        self.conv0 = nn.Conv2d(in_channels, width, 1, stride, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.shortcut = None
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.bn0(x), inplace=True)
+        out = F.relu(self.bn1(self.conv0(activated)), inplace=True)
+        out = self.conv2(F.relu(self.bn2(self.conv1(out)), inplace=True))
+        return out + (x if self.shortcut is None else self.shortcut(activated))
+
+
+@MODELS.register_module()
+class AttentionResNet(BaseModule):
+    """Pre-activation ResNet of depth 9n + 2 for small images, with local features and a global vector.
+
+    A 3x3 convolution to 16 channels and three stages of n bottleneck blocks, 64, 128 and 256 wide, at strides 1, 2, 2.
+    Local features are the raw outputs of stages, before the next BN. Depth 164 with stages 1 and 2 is the RN-att2 of the
+    paper, depth 164 alone its baseline. Taps for attention transfer are the stages 0, 1, 2.
+
+    Args:
+        depth (int): 9n + 2: 11, 20, ..., 164, ... Defaults to 164.
+        out_indices (Sequence[int]): Local features to return, () for the global vector alone. Defaults to (1, 2).
+        global_branch (str): What makes the global vector of the last stage, after BN and ReLU: 'conv', the authors'
+            for attention, max-pooling, a 3x3 convolution with BN, ReLU and dropout, max-pooling over the rest, dropout
+            and a linear layer; or 'pool', average pooling alone, the plain ResNet. Defaults to 'conv'.
+        in_channels (int): Channels of the input image. Defaults to 3.
+        average_gradients (bool): As for :class:`AttentionVGG`. Defaults to False.
+        init_cfg (dict | list, optional): Initialisation. Defaults to the authors': kaiming-normal convolutions (fan
+            out), BN weights uniform in [0, 1), BN biases 0, linear layers as torch's.
+
+    Raises:
+        ValueError: ``depth`` is not 9n + 2, or an option outside these.
+
+    Shapes: input (N, in_channels, H, W); outputs, a tuple of those asked for, (N, 64, H, W), (N, 128, H/2, W/2),
+    (N, 256, H/4, W/4), and last the global vector, (N, 256).
+    """
+
+    stage_names = ('stage0', 'stage1', 'stage2')
+
+    def __init__(self,
+                 depth: int = 164,
+                 out_indices: Sequence[int] = (1, 2),
+                 global_branch: str = 'conv',
+                 in_channels: int = 3,
+                 average_gradients: bool = False,
+                 init_cfg=[
+                     dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
+                     dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
+                 ]):
+        super().__init__(init_cfg)
+        if depth < 11 or (depth - 2) % 9:
+            near = max(11, 9 * round((depth - 2) / 9) + 2)
+            raise ValueError(f'depth of an AttentionResNet must be 9n + 2 (11, 20, ..., 164, ...), got {depth}; the '
+                             f'nearest is {near}')
+        if isinstance(out_indices, int) or any(i not in (0, 1, 2) for i in out_indices):
+            raise ValueError(f'out_indices of an AttentionResNet must be among 0, 1, 2, got {out_indices!r}')
+        if global_branch not in ('conv', 'pool'):
+            raise ValueError(f"global_branch of an AttentionResNet must be 'conv' or 'pool', got {global_branch!r}")
+        self.out_indices = tuple(sorted(out_indices))
+        self.average_gradients = average_gradients
+        self.conv0 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
+        width = 16
+        for index, (name, out_width) in enumerate(zip(self.stage_names, (64, 128, 256))):
+            blocks = OrderedDict()
+            for b in range((depth - 2) // 9):
+                blocks[f'block{b}'] = PreActBottleneck(width, out_width, 2 if index > 0 and b == 0 else 1)
+                width = out_width
+            setattr(self, name, nn.Sequential(blocks))
+        self.bn = nn.BatchNorm2d(width)
+        if global_branch == 'pool':
+            self.descriptor = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        else:
+            self.descriptor = nn.Sequential(
+                OrderedDict(
+                    pool=nn.MaxPool2d(2, ceil_mode=True),
+                    conv=ConvModule(width, width, 3, padding=1, bias=True, norm_cfg=dict(type='BN', eps=1e-3)),
+                    drop0=nn.Dropout(0.4), rest=nn.AdaptiveMaxPool2d(1), flat=nn.Flatten(), drop1=nn.Dropout(0.5),
+                    fc=nn.Linear(width, width)))
+
+    def forward(self, x: Tensor) -> tuple:
+        x = self.conv0(x)
+        outs = []
+        for index, name in enumerate(self.stage_names):
+            x = getattr(self, name)(x)
+            if index in self.out_indices:
+                if self.average_gradients:
+                    x = average_gradient(x, 2)
+                outs.append(x)
+        descriptor = self.descriptor(F.relu(self.bn(x)))
+        if self.average_gradients and outs:
+            descriptor = average_gradient(descriptor, len(outs))
+        return (*outs, descriptor)

@@ -1,0 +1,153 @@
+"""VGG that gives local features and a global vector ("Learn to Pay Attention", Jetley et al., ICLR 2018)."""
+from collections import OrderedDict
+from typing import Sequence
+
+import torch.nn as nn
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmat.registry import MODELS
+
+from .branches import average_gradient
+
+# Convolutions of each block as (width, dropout after it) with 'M' for 2x2 max-pooling; blocks are pooled at their end.
+# What follows the last block belongs to the global branch.
+_LOCAL = [[(64, .3), (64, 0), (128, .4), (128, 0), (256, .4), (256, .4), (256, 0)],
+          [(512, .4), (512, .4), (512, 0)],
+          [(512, .4), (512, .4), (512, 0)]]
+_GLOBAL = [(512, .4), 'M', (512, .4), 'M']
+_AUTHORS_INIT = [
+    # The last convolution is theirs' linear layer, with its initialisation: uniform within 1 / sqrt(fan in).
+    dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu',
+         override=dict(type='Kaiming', name='dense', a=5**0.5, mode='fan_in', nonlinearity='leaky_relu',
+                       distribution='uniform')),
+    dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
+]
+ARCHS = dict(
+    authors=dict(blocks=_LOCAL, tail=_GLOBAL, dropout=True, eps=1e-3, ceil_mode=True, init_cfg=_AUTHORS_INIT),
+    # The authors' baseline, which pools as VGG-16 does.
+    plain=dict(
+        blocks=[[(64, .3), (64, 0), 'M', (128, .4), (128, 0), 'M', (256, .4), (256, .4), (256, 0)], *_LOCAL[1:]],
+        tail=[], dropout=True, eps=1e-3, ceil_mode=True, init_cfg=_AUTHORS_INIT),
+    reimplementation=dict(
+        blocks=_LOCAL, tail=_GLOBAL, dropout=False, eps=1e-5, ceil_mode=False,
+        init_cfg=[
+            dict(type='Xavier', layer='Conv2d', gain=2**0.5, distribution='uniform'),
+            dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
+        ]))
+POSITIONS = ('before_pool', 'after_pool')
+
+
+@MODELS.register_module()
+class AttentionVGG(BaseModule):
+    """VGG-like network for small images that gives local features of several scales, and a global vector.
+
+    3x3 convolutions, each with BN and ReLU: 64, 64, 128, 128, 256, 256, 256 without pooling in between (l1); 512, 512,
+    512 (l2); 512, 512, 512 (l3); 512 and 512, each pooled; and a convolution of the size of the map that is left,
+    which makes it a vector (g). Every block is followed by 2x2 max-pooling. Attention is a neck
+    (:class:`mmat.models.SpatialAttentionNeck`), the classifier a head. Taps for attention transfer are the local
+    features: stages 0, 1, 2.
+
+    Args:
+        arch (str): 'authors', with dropout of 0.3 to 0.5; 'reimplementation', the PyTorch one: without dropout,
+            another initialisation, sizes rounded down; or 'plain', the authors' baseline without attention, which
+            pools within the first block too, after 64 and 128 channels. Defaults to 'authors'.
+        position (str): Take local features before the max-pooling at their end, 'before_pool', as the paper, or after
+            it, 'after_pool', at half the size. Defaults to 'before_pool'.
+        out_indices (Sequence[int]): Local features to return: (2, ) for att, (1, 2) for att2, (0, 1, 2) for att3, ()
+            for the global vector alone. Defaults to (0, 1, 2).
+        base_channels (int): Channels of the first convolution, of which all others are multiples. Defaults to 64.
+        in_channels (int): Channels of the input image. Defaults to 3.
+        image_size (int): Height and width of the images that the last convolution makes a vector of, at least 32.
+            Features of larger images are averaged. Defaults to 32.
+        average_gradients (bool): Average the gradients where branches meet, as the authors' hand-written backward pass
+            does, instead of summing them: halve that of every returned local feature and divide that of the global
+            vector by their number. Their recipe's learning rate of 1 belongs to it. Defaults to False.
+        init_cfg (dict | list, optional): Initialisation. Defaults to None, that of the ``arch``.
+
+    Raises:
+        ValueError: An option outside these; at run time, images too small for the poolings.
+
+    Shapes: input (N, in_channels, H, W); outputs, a tuple of those asked for and last the global vector: l1
+    (N, 4b, H, W), l2 (N, 8b, H/2, W/2), l3 (N, 8b, H/4, W/4), g (N, 8b), with b ``base_channels``; half of these sizes
+    for 'after_pool', a quarter for 'plain'.
+    """
+
+    def __init__(self,
+                 arch: str = 'authors',
+                 position: str = 'before_pool',
+                 out_indices: Sequence[int] = (0, 1, 2),
+                 base_channels: int = 64,
+                 in_channels: int = 3,
+                 image_size: int = 32,
+                 average_gradients: bool = False,
+                 init_cfg=None):
+        if arch not in ARCHS:
+            raise ValueError(f'arch of an AttentionVGG must be one of {tuple(ARCHS)}, got {arch!r}')
+        plan = ARCHS[arch]
+        super().__init__(plan['init_cfg'] if init_cfg is None else init_cfg)
+        if position not in POSITIONS:
+            raise ValueError(f'position of an AttentionVGG must be one of {POSITIONS}, got {position!r}')
+        if isinstance(out_indices, int) or any(i not in (0, 1, 2) for i in out_indices):
+            raise ValueError(f'out_indices of an AttentionVGG must be among 0, 1, 2, got {out_indices!r}')
+        if base_channels < 1:
+            raise ValueError(f'base_channels of an AttentionVGG must be at least 1, got {base_channels}')
+        if image_size < 32:
+            raise ValueError(f'image_size of an AttentionVGG must be at least 32 pixels, got {image_size}')
+        self.position = position
+        self.out_indices = tuple(sorted(out_indices))
+        self.average_gradients = average_gradients
+        width = in_channels
+        size = image_size
+        for index, layers in enumerate([*plan['blocks'], plan['tail']]):
+            modules = OrderedDict()
+            convs = 0
+            for layer in layers:
+                if layer == 'M':
+                    modules[f'pool{convs - 1}'] = nn.MaxPool2d(2, ceil_mode=plan['ceil_mode'])
+                    size = _halve(size, plan['ceil_mode'])
+                    continue
+                out_width, dropout = layer[0] * base_channels // 64, layer[1]
+                modules[f'conv{convs}'] = ConvModule(
+                    width, out_width, 3, padding=1, bias=True, norm_cfg=dict(type='BN', eps=plan['eps']))
+                if plan['dropout'] and dropout:
+                    modules[f'drop{convs}'] = nn.Dropout(dropout)
+                convs += 1
+                width = out_width
+            if index < 3:
+                setattr(self, f'block{index}', nn.Sequential(modules))
+                setattr(self, f'pool{index}', nn.MaxPool2d(2, ceil_mode=plan['ceil_mode']))
+                size = _halve(size, plan['ceil_mode'])
+            else:
+                if plan['dropout']:
+                    modules['drop'] = nn.Dropout(0.5)
+                self.tail = nn.Sequential(modules)
+        self.dense = nn.Conv2d(width, width, size)
+
+    @property
+    def stage_names(self) -> tuple:
+        """Modules whose outputs are the local features."""
+        return tuple(f'{"block" if self.position == "before_pool" else "pool"}{index}' for index in range(3))
+
+    def forward(self, x: Tensor) -> tuple:
+        outs = []
+        for index in range(3):
+            local = x = getattr(self, f'block{index}')(x)
+            pool = getattr(self, f'pool{index}')
+            if self.position == 'after_pool':
+                local = x = pool(x)
+            if index in self.out_indices:
+                if self.average_gradients:
+                    local = x = average_gradient(x, 2)
+                outs.append(local)
+            if self.position == 'before_pool':
+                x = pool(x)
+        descriptor = self.dense(self.tail(x)).mean((2, 3))
+        if self.average_gradients and outs:
+            descriptor = average_gradient(descriptor, len(outs))
+        return (*outs, descriptor)
+
+
+def _halve(size: int, ceil_mode: bool) -> int:
+    return (size + ceil_mode) // 2

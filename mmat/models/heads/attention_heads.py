@@ -1,0 +1,87 @@
+"""Classifiers of the pooled vectors of "Learn to Pay Attention" (Jetley et al., ICLR 2018, section 3.2)."""
+import math
+from typing import Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmat.registry import MODELS
+
+from .linear_head import LinearClsHead
+
+COMBINATIONS = ('average', 'sum')
+
+
+@MODELS.register_module()
+class ConcatClsHead(LinearClsHead):
+    """One linear classifier on the joined vectors of all levels: the paper's 'concat'.
+
+    As in the authors' code, each vector first goes through BN, ReLU and dropout.
+
+    Args:
+        num_classes (int): Number of classes.
+        in_channels (Sequence[int]): Widths of the vectors, the neck's ``out_channels``.
+        norm (bool): Whether BN and ReLU come first; the re-implementation has neither. Defaults to True.
+        dropout (float): Before the classifier. Defaults to 0.5, the authors'.
+        init_cfg (dict | list, optional): Initialisation. Defaults to the authors': BN weights uniform in [0, 1), BN
+            biases 0, linear layers as torch's.
+        **kwargs: As mmpretrain's LinearClsHead takes them.
+
+    Raises:
+        ValueError: An option outside these; at run time, vectors of another number or width.
+    """
+
+    def __init__(self,
+                 num_classes: int,
+                 in_channels: Sequence[int],
+                 norm: bool = True,
+                 dropout: float = 0.5,
+                 init_cfg=dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
+                 **kwargs):
+        if isinstance(in_channels, int) or not in_channels or any(width < 1 for width in in_channels):
+            raise ValueError(f'in_channels of {type(self).__name__} must be the widths of the pooled vectors, such as '
+                             f'(256, 512, 512), got {in_channels!r}')
+        super().__init__(num_classes=num_classes, in_channels=sum(in_channels), init_cfg=init_cfg, **kwargs)
+        self.widths = tuple(in_channels)
+        # BN works channel by channel: that of the joined vectors is that of each.
+        layers = [nn.BatchNorm1d(self.in_channels), nn.ReLU(inplace=False)] if norm else []
+        self.transform = nn.Sequential(*layers, nn.Dropout(dropout))
+
+    def pre_logits(self, feats: Tuple[Tensor, ...]) -> Tensor:
+        """The joined vectors, shape (N, sum of in_channels), as the classifier sees them."""
+        if tuple(each.shape[1:] for each in feats) != tuple((width, ) for width in self.widths):
+            raise ValueError(f'{type(self).__name__} expects one vector of each of {self.widths} channels, got '
+                             f'{[tuple(each.shape) for each in feats]}')
+        return self.transform(torch.cat(tuple(feats), dim=1))
+
+
+@MODELS.register_module()
+class IndependentClsHead(ConcatClsHead):
+    """A linear classifier for each level, whose predictions are combined: the paper's 'indep'.
+
+    Args:
+        combine (str): 'average', the mean of the levels' probabilities, as the paper says, or 'sum', the sum of their
+            logits, as the authors' code does. Defaults to 'average'.
+        **kwargs: As :class:`ConcatClsHead`.
+
+    Raises:
+        ValueError: An option outside these; at run time, vectors of another number or width.
+    """
+
+    def __init__(self, *args, combine: str = 'average', **kwargs):
+        super().__init__(*args, **kwargs)
+        if combine not in COMBINATIONS:
+            raise ValueError(f'combine of IndependentClsHead must be one of {COMBINATIONS}, got {combine!r}')
+        self.combine = combine
+        self.fc = nn.ModuleList(nn.Linear(width, self.num_classes) for width in self.widths)
+
+    def forward(self, feats: Tuple[Tensor, ...]) -> Tensor:
+        """Logits of shape (N, num_classes); for 'average' the logarithm of the mean probability."""
+        vectors = self.pre_logits(feats).split(self.widths, dim=1)
+        logits = torch.stack([fc(vector) for fc, vector in zip(self.fc, vectors)])
+        if self.combine == 'sum':
+            return logits.sum(dim=0)
+        # Their softmax is the mean probability, their cross-entropy that of the mean.
+        return F.log_softmax(logits, dim=-1).logsumexp(dim=0) - math.log(len(logits))

@@ -1,0 +1,99 @@
+"""What the attention necks have in common."""
+from abc import ABCMeta, abstractmethod
+from typing import Sequence, Tuple
+
+import torch.nn as nn
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmat.attention import attend, normalize_scores
+from mmat.attention.learned import check_normalization
+
+
+class AttentionWeights(nn.Module):
+    """Turns scores into attention, (N, H, W) to (N, H, W); a module so that whoever wants the maps can tap it.
+
+    ``gives_attention`` tells transfer heads and pictures that the output is an attention map already: they take it as
+    it is, where they make a map of any other layer's activations. Modules of other repositories may say the same.
+    """
+
+    gives_attention = True
+
+    def __init__(self, normalization: str):
+        super().__init__()
+        self.normalization = normalization
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return normalize_scores(scores, self.normalization)
+
+    def extra_repr(self) -> str:
+        return f'normalization={self.normalization!r}'
+
+
+class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
+    """Pools each of several local features under attention that a global feature steers.
+
+    A backbone's outputs arrive as a tuple: the local features, (N, C_i, H_i, W_i), and last the global one, a vector
+    (N, C) or a map, (N, C, H, W). Where there is none beside the local features, as with backbones that give their
+    stages' outputs only, the last local feature is the global one too.
+
+    The result is a tuple of one pooled vector a local feature, (N, out_channels[i]). The attention maps, (N, H_i, W_i),
+    are what the modules ``maps.0``, ``maps.1``, ... give: read as any layer is, ``'neck.maps.0'`` in a transfer head
+    or in :func:`mmat.models.get_attention_maps`; nothing is kept or copied when nobody reads them.
+
+    Subclasses make scores of a level in :meth:`score`.
+
+    Args:
+        in_channels (Sequence[int]): Channels of the local features.
+        global_channels (int): Channels of the global feature.
+        normalization (str): 'softmax' over positions or 'sigmoid'.
+        init_cfg (dict | list, optional): Initialisation.
+
+    Raises:
+        ValueError: An option outside these; at run time, features of another number or width.
+    """
+
+    def __init__(self, in_channels: Sequence[int], global_channels: int, normalization: str, init_cfg=None):
+        super().__init__(init_cfg)
+        if isinstance(in_channels, int) or not in_channels or any(width < 1 for width in in_channels):
+            raise ValueError(f'in_channels of {type(self).__name__} must be the widths of the local features, such as '
+                             f'(256, 512, 512), got {in_channels!r}')
+        if global_channels < 1:
+            raise ValueError(f'global_channels of {type(self).__name__} must be at least 1, got {global_channels}')
+        check_normalization(normalization)
+        self.in_channels = tuple(in_channels)
+        self.global_channels = global_channels
+        self.normalization = normalization
+        self.maps = nn.ModuleList(AttentionWeights(normalization) for _ in in_channels)
+
+    @property
+    def out_channels(self) -> Tuple[int, ...]:
+        """Widths of the pooled vectors."""
+        return self.in_channels
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        *local, descriptor = inputs
+        if len(inputs) == len(self.in_channels):
+            local = inputs
+        widths, found = (*self.in_channels, self.global_channels), (*(each.shape[1] for each in local),
+                                                                    descriptor.shape[1])
+        if widths != found or any(each.dim() != 4 for each in local):
+            raise ValueError(
+                f'{type(self).__name__} expects local features of shape (N, C, H, W) with {self.in_channels} channels '
+                f'and a global feature with {self.global_channels} (or none, where it is the last of them), got '
+                f'{[tuple(each.shape) for each in inputs]}; see out_indices of the backbone')
+        pooled = []
+        for level, feature in enumerate(local):
+            feature, scores = self.score(level, feature, descriptor)
+            pooled.append(attend(feature, self.maps[level](scores), self.normalization))
+        return tuple(pooled)
+
+    @abstractmethod
+    def score(self, level: int, local: Tensor, descriptor: Tensor) -> Tuple[Tensor, Tensor]:
+        """What to pool of a local feature, (N, out_channels[level], H, W), and its scores, (N, H, W).
+
+        Args:
+            level (int): Which local feature.
+            local (Tensor): Itself, shape (N, C, H, W).
+            descriptor (Tensor): The global feature, (N, C) or (N, C, H, W).
+        """

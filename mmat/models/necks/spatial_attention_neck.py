@@ -1,0 +1,94 @@
+"""Attention modules of "Learn to Pay Attention" (Jetley et al., ICLR 2018, section 3)."""
+from typing import Sequence, Tuple
+
+import torch.nn as nn
+from torch import Tensor
+
+from mmat.attention import dot_product_compatibility, parametrised_compatibility
+from mmat.attention.learned import COMPATIBILITIES
+from mmat.registry import MODELS
+
+from .base import BaseAttentionNeck
+
+PROJECTIONS = ('global', 'local')
+
+
+@MODELS.register_module()
+class SpatialAttentionNeck(BaseAttentionNeck):
+    """Scores every position of a local feature against the global vector, and pools the feature under these scores.
+
+    With l the local feature and g the global vector, a map of which is average pooled: ``c_i = <u, l_i + g>`` ('pc') or
+    ``c_i = <l_i, g>`` ('dp'); ``a`` is the softmax of ``c`` over positions, or its sigmoid; the result is
+    ``g_a = sum_i a_i l_i``, for sigmoids their mean. Under 'pc' with 'softmax' the term of g is the same at every
+    position and cancels: the attention then depends on the local feature alone, here as in the paper, and a global
+    branch that nothing else reads is not trained by it.
+
+    Where a local feature is of another width than g, one of them is projected:
+
+    - ``project='global'``, the authors' code: g goes through BN, ReLU, dropout and a linear layer;
+    - ``project='local'``, the PyTorch re-implementation: l goes through a 1x1 convolution without bias, and it is the
+      projected feature that is pooled.
+
+    See :class:`BaseAttentionNeck` for inputs, outputs and how to read the maps.
+
+    Args:
+        in_channels (Sequence[int]): Channels of the local features: one for att, two for att2, three for att3.
+        global_channels (int): Channels of the global feature.
+        compatibility (str): 'pc', parametrised, or 'dp', dot product. Defaults to 'pc'.
+        bias (bool): Whether 'pc' adds a bias, as the authors' does and the re-implementation's does not. Defaults to
+            True.
+        normalization (str): 'softmax' or 'sigmoid'. Defaults to 'softmax'.
+        project (str): 'global' or 'local'. Defaults to 'global'.
+        dropout (float): Before the linear layer of ``project='global'``. Defaults to 0.5, the authors'.
+        init_cfg (dict | list, optional): Initialisation. Defaults to the authors': kaiming-normal convolutions (fan
+            out), BN weights uniform in [0, 1), BN biases 0, linear layers as torch's.
+
+    Raises:
+        ValueError: An option outside these; at run time, features of another number or width.
+    """
+
+    def __init__(self,
+                 in_channels: Sequence[int],
+                 global_channels: int,
+                 compatibility: str = 'pc',
+                 bias: bool = True,
+                 normalization: str = 'softmax',
+                 project: str = 'global',
+                 dropout: float = 0.5,
+                 init_cfg=[
+                     dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
+                     dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
+                 ]):
+        super().__init__(in_channels, global_channels, normalization, init_cfg)
+        if compatibility not in COMPATIBILITIES:
+            raise ValueError(f'compatibility of SpatialAttentionNeck must be one of {COMPATIBILITIES}, got '
+                             f'{compatibility!r}')
+        if project not in PROJECTIONS:
+            raise ValueError(f'project of SpatialAttentionNeck must be one of {PROJECTIONS}, got {project!r}')
+        self.compatibility = compatibility
+        self.project = project
+        self.projections = nn.ModuleList(
+            nn.Identity() if width == global_channels else
+            nn.Conv2d(width, global_channels, 1, bias=False) if project == 'local' else
+            nn.Sequential(nn.BatchNorm1d(global_channels), nn.ReLU(inplace=False), nn.Dropout(dropout),
+                          nn.Linear(global_channels, width))
+            for width in self.in_channels)
+        if compatibility == 'pc':
+            # 1x1 convolutions, of which only the weights are used: see parametrised_compatibility.
+            self.scores = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=bias) for width in self.out_channels)
+
+    @property
+    def out_channels(self) -> Tuple[int, ...]:
+        """Widths of the pooled vectors."""
+        return (self.global_channels, ) * len(self.in_channels) if self.project == 'local' else self.in_channels
+
+    def score(self, level: int, local: Tensor, descriptor: Tensor) -> Tuple[Tensor, Tensor]:
+        descriptor = descriptor.mean((2, 3)) if descriptor.dim() == 4 else descriptor
+        if self.project == 'local':
+            local = self.projections[level](local)
+        else:
+            descriptor = self.projections[level](descriptor)
+        if self.compatibility == 'dp':
+            return local, dot_product_compatibility(local, descriptor)
+        conv = self.scores[level]
+        return local, parametrised_compatibility(local, descriptor, conv.weight.view(-1), conv.bias)
