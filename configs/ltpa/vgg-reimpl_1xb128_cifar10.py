@@ -8,4 +8,6 @@ _base_ = [
 model = dict(
     data_preprocessor={{_base_.data_preprocessor}},
     backbone=dict(arch='reimplementation'),
-    head=dict(norm=False, dropout=0., init_cfg=dict(type='Xavier', layer='Linear', gain=2**0.5, distribution='uniform')))
+    head=dict(
+        norm=False, dropout=0.,
+        init_cfg=dict(type='Xavier', layer='Linear', gain=2**0.5, distribution='uniform')))

@@ -1,4 +1,5 @@
-# The "Learn to Pay Attention" re-implementation's recipe: 300 epochs of three passes over the data each, halved every 25.
+# The "Learn to Pay Attention" re-implementation's recipe: 300 epochs, each of three passes over the data; the rate is
+# halved every 25 of them.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4))
 param_scheduler = dict(type='StepLR', by_epoch=True, step_size=3 * 25, gamma=0.5)
 

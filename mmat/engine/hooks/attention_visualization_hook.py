@@ -72,8 +72,8 @@ class AttentionVisualizationHook(Hook):
         """A batch of images, as the loader would give it, and their classes."""
         loop = runner.test_loop if runner._test_loop is not None else runner.val_loop
         if loop is None:
-            raise ValueError('AttentionVisualizationHook draws images of the test or validation set, but the config has '
-                             'neither a test_dataloader nor a val_dataloader')
+            raise ValueError('AttentionVisualizationHook draws images of the test or validation set, but the config '
+                             'has neither a test_dataloader nor a val_dataloader')
         dataset, collate = loop.dataloader.dataset, loop.dataloader.collate_fn
         indices = torch.linspace(0, len(dataset) - 1, min(self.num_images, len(dataset))).long().tolist()
         batch = collate(dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else

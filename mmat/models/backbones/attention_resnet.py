@@ -45,8 +45,8 @@ class AttentionResNet(BaseModule):
     """Pre-activation ResNet of depth 9n + 2 for small images, with local features and a global vector.
 
     A 3x3 convolution to 16 channels and three stages of n bottleneck blocks, 64, 128 and 256 wide, at strides 1, 2, 2.
-    Local features are the raw outputs of stages, before the next BN. Depth 164 with stages 1 and 2 is the RN-att2 of the
-    paper, depth 164 alone its baseline. Taps for attention transfer are the stages 0, 1, 2.
+    Local features are the raw outputs of stages, before the next BN. Depth 164 with stages 1 and 2 is the RN-att2 of
+    the paper, depth 164 alone its baseline. Taps for attention transfer are the stages 0, 1, 2.
 
     Args:
         depth (int): 9n + 2: 11, 20, ..., 164, ... Defaults to 164.
