@@ -8,17 +8,20 @@ from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPERS']
+__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPERS', 'TRANSFORMS']
 
-# Datasets held in memory.
+# Datasets.
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, locations=['mmat.datasets'])
 # Collate functions.
 FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, locations=['mmat.datasets'])
 # Hooks of the training process.
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, locations=['mmat.engine'])
-# Backbones, heads, attention transfer heads, distillers and data preprocessors.
+# Backbones, attention necks, heads, attention transfer heads, distillers and data preprocessors.
 MODELS = Registry('model', parent=MMENGINE_MODELS, locations=['mmat.models'])
 # Precision.
 OPTIM_WRAPPERS = Registry('optimizer_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, locations=['mmat.engine'])
+# Steps of the pipelines of datasets that are read image by image.
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, locations=['mmat.datasets'])

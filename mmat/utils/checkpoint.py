@@ -121,23 +121,37 @@ def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
         FileNotFoundError, ValueError: As :func:`read_checkpoint`.
         ValueError: The weights are another network's; the message names the first keys that differ.
     """
-    model = model.module if is_model_wrapper(model) else model
     checkpoint = read_checkpoint(path)
     state = checkpoint.get('state_dict', checkpoint)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f'checkpoint {str(path)!r} holds no state_dict')
-    state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
+    load_state(model, {key[7:] if key.startswith('module.') else key: value for key, value in state.items()},
+               f'checkpoint {str(path)!r}')
+    return checkpoint
+
+
+def load_state(model: nn.Module, state: dict, source: str) -> None:
+    """Load a state dict into ``model``: every weight, and nothing else.
+
+    Args:
+        model (nn.Module): The network, or its wrapper for several processes.
+        state (dict): Its weights by name.
+        source (str): How messages call where they are from.
+
+    Raises:
+        ValueError: The weights are another network's; the message names the first keys that differ.
+    """
+    model = model.module if is_model_wrapper(model) else model
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:
-        raise ValueError(f'checkpoint {str(path)!r} does not fit {type(model).__name__}: ' +
+        raise ValueError(f'{source} does not fit {type(model).__name__}: ' +
                          '; '.join(line.strip() for line in str(error).splitlines()[1:4])) from error
     # A counter that old checkpoints lack and that plays no part where BN has a momentum.
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
     if missing or unexpected:
-        raise ValueError(f'checkpoint {str(path)!r} does not fit {type(model).__name__}: {_some("lacks", missing)}'
+        raise ValueError(f'{source} does not fit {type(model).__name__}: {_some("lacks", missing)}'
                          f'{_some("has no use for", unexpected)}')
-    return checkpoint
 
 
 def _some(verb: str, keys: list) -> str:

@@ -1,0 +1,13 @@
+_base_ = './wrn16-1_at-wrn16-2_1xb128_cifar10.py'
+
+# The student's groups learn the attention that the teacher has learned to pay.
+model = dict(
+    teacher=dict(
+        model='vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10',
+        checkpoint='work_dirs/vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10'),
+    at_heads=[
+        dict(
+            type='mmat.ActivationATHead',
+            pairs=[(0, 'neck.maps.0'), (1, 'neck.maps.1'), (2, 'neck.maps.2')],
+            weight=1e3)
+    ])

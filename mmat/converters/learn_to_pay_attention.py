@@ -1,0 +1,58 @@
+"""Weights of the PyTorch re-implementation of "Learn to Pay Attention", github.com/SaoYan/LearnToPayAttention."""
+from typing import Dict
+
+from torch import Tensor
+
+# Its blocks of convolutions, and ours that they are part of: name, convolutions, ours, our first, modules of each.
+_BLOCKS = (('conv_block1', 2, 'block0', 0, 3), ('conv_block2', 2, 'block0', 2, 3), ('conv_block3', 3, 'block0', 4, 3),
+           ('conv_block4', 3, 'block1', 0, 3), ('conv_block5', 3, 'block2', 0, 3), ('conv_block6', 2, 'tail', 0, 4))
+_BN = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+
+
+def _key_map(attention: bool) -> Dict[str, str]:
+    """Theirs -> ours."""
+    keys = {}
+    for theirs, count, ours, first, step in _BLOCKS:
+        for conv in range(count):
+            target = f'backbone.{ours}.conv{first + conv}'
+            for name in ('weight', 'bias'):
+                keys[f'{theirs}.op.{step * conv}.{name}'] = f'{target}.conv.{name}'
+            for name in _BN:
+                keys[f'{theirs}.op.{step * conv + 1}.{name}'] = f'{target}.bn.{name}'
+    for name in ('weight', 'bias'):
+        keys[f'dense.{name}'] = f'backbone.dense.{name}'
+        keys[f'classify.{name}'] = f'head.fc.{name}'
+    if attention:
+        keys['projector.op.weight'] = 'neck.projections.0.weight'
+        for level in range(3):
+            keys[f'attn{level + 1}.op.weight'] = f'neck.scores.{level}.weight'
+    return keys
+
+
+def convert_learn_to_pay_attention(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Rename the weights of the re-implementation's ``net.pth`` for ``vgg-reimpl*`` configs.
+
+    Both of its networks, attention before and after max-pooling, have the same weights under the same names: which of
+    them a file is of, it does not tell, and whoever converts it has to know. Files of networks trained without
+    attention (``--no_attention``) are for ``vgg-reimpl``.
+
+    Args:
+        state (dict): Its state dict, with or without the prefix ``module.`` of its training on several GPUs.
+
+    Returns:
+        dict: State dict of the network that the config builds.
+
+    Raises:
+        ValueError: Weights that the network does not have, or that are missing.
+    """
+    state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
+    keys = _key_map(attention='projector.op.weight' in state)
+    # Torch before 0.4.1 did not save it.
+    missing = [key for key in keys if key not in state and not key.endswith('num_batches_tracked')]
+    unexpected = [key for key in state if key not in keys]
+    if missing or unexpected:
+        parts = [f'it {verb} {len(names)} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+                 for verb, names in (('lacks', missing), ('also has', unexpected)) if names]
+        raise ValueError('not the weights of a LearnToPayAttention network (conv_block1 to conv_block6, dense, '
+                         f'classify, perhaps projector and attn1 to attn3): {"; ".join(parts)}')
+    return {ours: state[theirs] for theirs, ours in keys.items() if theirs in state}

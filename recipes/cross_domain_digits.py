@@ -1,0 +1,10 @@
+# Features learned on CIFAR-10, tried on handwritten digits: nothing to download but CIFAR-10 for the network.
+#     python tools/linear_probe.py recipes/cross_domain_digits.py
+network = 'vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10'
+checkpoint = 'work_dirs/vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10'
+
+train = dict(type='mmat.Digits', split='train', size=32)
+test = dict(type='mmat.Digits', split='test', size=32)
+
+# A linear support vector machine; C by cross-validation.
+classifier = dict(Cs=[1e-4, 1e-3, 1e-2, 1e-1], folds=5)

@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Try a trained network's frozen features on other images, under a linear classifier: the cross-domain experiment."""
+import argparse
+from pathlib import Path
+
+import mmengine
+from mmengine.config import Config, DictAction
+
+from mmat.apis.launch import command_line
+from mmat.apis.linear_probe import linear_probe
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='such as recipes/cross_domain_digits.py')
+    parser.add_argument('--device', help='default: a GPU where there is one')
+    parser.add_argument('--out', metavar='FILE', help='write the result here, as .json or .yml')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of the config, such as checkpoint=PATH')
+    args = parser.parse_args()
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'no config {args.config!r}; those of the project are recipes/cross_domain_*.py')
+    if args.out and Path(args.out).suffix not in ('.json', '.yml', '.yaml'):
+        raise ValueError(f'--out must end in .json, .yml or .yaml, got {args.out!r}')
+    config = Config.fromfile(args.config)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    result = linear_probe(config, args.device)
+    print(f'\n{config.network}: {result["accuracy"]:.2f} % of {result["test_images"]} test images right '
+          f'({result["train_accuracy"]:.2f} % of {result["train_images"]} training images), '
+          f'{result["features"]} features, C = {result["C"]:g}')
+    if args.out:
+        mmengine.dump(dict(network=config.network, checkpoint=config.get('checkpoint'), **result), args.out)
+
+
+if __name__ == '__main__':
+    command_line(main)
