@@ -1,16 +1,19 @@
+import contextlib
 import copy
 import functools
 import re
 from pathlib import Path
 
 import mmpretrain
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, DefaultScope, Registry
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, TRANSFORMS, DefaultScope, Registry
 from mmpretrain import registry as mmpretrain_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 import mmat
 from mmat import registry as mmat_registry
@@ -43,6 +46,17 @@ METHODS = {
     'flipsym': [dict(type='mmat.FlipSymmetryHead', weight=0.1)],
 }
 
+# The maps of the neck of a network with learned attention.
+MAPS = [f'neck.maps.{level}' for level in range(3)]
+# Learn to pay attention: levels whose local features are attended, and their widths.
+LEVELS = {'att': (2, ), 'att2': (1, 2), 'att3': (0, 1, 2)}
+VGG_WIDTHS = (256, 512, 512)
+LTPA = [(att, head, compatibility) for att in LEVELS for head in (('', ) if att == 'att' else ('concat', 'indep'))
+        for compatibility in ('pc', 'dp')]
+# Training set, its classes, and the size of its images.
+DATA = dict(cifar10=('CIFAR-10', 10, 32), cifar100=('CIFAR-100', 100, 32), digits=('Digits', 10, 16),
+            cub=('CUB-200-2011', 200, 80))
+
 every_config = pytest.mark.parametrize('name', CONFIGS)
 
 
@@ -60,12 +74,15 @@ def parts(name):
     """Student, method or None, its teacher or None, GPUs, batch size of one, dataset."""
     methods = '|'.join(sorted(METHODS, key=len, reverse=True))
     student, method, teacher, gpus, batch, data = re.fullmatch(
-        rf'([^_]+)(?:_({methods})(?:-((?:wrn|nin)[^_]+))?)?_(\d+)xb(\d+)_(\w+)', name).groups()
+        rf'([^_]+)(?:_({methods})(?:-((?:wrn|nin|vgg)[^_]+))?)?_(\d+)xb(\d+)_(\w+)', name).groups()
     return student, method, teacher, int(gpus), int(batch), data
 
 
 DISTILLATION = [name for name in CONFIGS if parts(name)[1]]
-CIFAR = [name for name in CONFIGS if name.endswith('cifar10')]
+FAMILY = {name: path.parent.name for name, path in CONFIGS.items()}
+# Distillation, and the networks that it is between, but for those of "Learn to Pay Attention".
+CIFAR = [name for name in CONFIGS if name.endswith('cifar10') and not name.startswith(('vgg', 'rn'))]
+LTPA_CONFIGS = [name for name in CONFIGS if FAMILY[name] == 'ltpa']
 
 
 def student_name(name):
@@ -84,15 +101,141 @@ def test_every_cell_of_the_papers_tables_has_a_config():
         'minl2', 'flipsym', 'gradat-nin-wide-nobn', 'kd-nin-wide-nobn', 'at-nin-wide-nobn')}
     alone = {f'wrn{which}': 'wide_resnet' for which in ('16-1', '16-2', '40-1', '40-2')}
     alone |= {f'nin-{which}': 'nin' for which in ('thin', 'wide', 'thin-nobn', 'wide-nobn')}
-    expected = {**table1, **dict.fromkeys(table2, 'at'), **table3, **alone}
-    found = {name: CONFIGS[name].parent.name for name in CIFAR}
+    learned = [f'wrn16-1_at-vgg-{which}att3-concat-pc' for which in ('', 'reimpl-quarter-')]
+    expected = {**table1, **dict.fromkeys([*table2, *learned], 'at'), **table3, **alone}
+    found = {name: FAMILY[name] for name in CIFAR}
     assert found == {f'{name}_1xb128_cifar10': folder for name, folder in expected.items()}
 
 
-@every_config
+def test_every_network_of_learn_to_pay_attention_has_a_config():
+    vgg = ['vgg'] + ['-'.join(filter(None, ('vgg', *system, after))) for system in LTPA for after in ('', 'after')]
+    reimplementation = [f'vgg-reimpl{which}' for which in ('', '-att3-concat-pc', '-att3-concat-pc-after')]
+    resnet = ['rn164'] + [f'rn164-att2-{head}-{c}' for head in ('concat', 'indep') for c in ('pc', 'dp')]
+    quarter = [f'vgg-reimpl-quarter-att3-concat-pc{after}_1xb128_cifar10' for after in ('', '-after')]
+    assert set(LTPA_CONFIGS) == {
+        *quarter, 'vgg-att2-concat-pc_1xb128_cub',
+        *(f'{name}_1xb{64 if name in resnet else 128}_{data}' for name in (*vgg, *reimplementation, *resnet)
+          for data in ('cifar10', 'cifar100'))}
+
+
+def ltpa_model(student, classes):
+    """The model of a network of "Learn to Pay Attention", by the rule of its name."""
+    resnet = student.startswith('rn164')
+    words = student.replace('vgg-reimpl', 'reimpl').split('-')
+    levels = next((LEVELS[word] for word in words if word in LEVELS), ())
+    reimplementation, quarter = 'reimpl' in words, 'quarter' in words
+    if resnet:
+        widths, width = [(64, 128, 256)[level] for level in levels], 256
+        backbone = dict(type='mmat.AttentionResNet', depth=164, out_indices=levels,
+                        global_branch='conv' if levels else 'pool')
+        head = dict(norm=bool(levels), dropout=0.3 if levels else 0.)
+    else:
+        widths, width = [VGG_WIDTHS[level] // (4 if quarter else 1) for level in levels], 128 if quarter else 512
+        backbone = dict(type='mmat.AttentionVGG', out_indices=levels,
+                        arch='reimplementation' if reimplementation else 'authors' if levels else 'plain')
+        head = dict(norm=False, dropout=0.) if reimplementation else {}
+        if 'after' in words:
+            backbone['position'] = 'after_pool'
+        if quarter:
+            backbone['base_channels'] = 16
+    neck = dict(type='mmat.SpatialAttentionNeck', in_channels=widths, global_channels=width,
+                compatibility='dp' if 'dp' in words else 'pc')
+    if reimplementation:
+        neck.update(bias=False, project='local')
+    elif levels:
+        backbone['average_gradients'] = True
+    head.update(
+        type=f'mmat.{"Independent" if "indep" in words else "Concat"}ClsHead', num_classes=classes, cal_acc=True,
+        topk=(1, ), in_channels=([width] * len(levels) if reimplementation else widths) or [width])
+    return dict(type='mmpretrain.ImageClassifier', backbone=backbone, head=head, **(dict(neck=neck) if levels else {}))
+
+
+@pytest.mark.parametrize('name', LTPA_CONFIGS)
+def test_the_name_of_a_network_with_learned_attention_tells_its_model(name):
+    student, *_, gpus, batch, data = parts(name)
+    config = config_of(name).to_dict()
+    model = config['model']
+    del model['data_preprocessor']
+    for module in ('backbone', 'neck', 'head'):
+        init_cfg = model.get(module, {}).pop('init_cfg', None)
+        # The re-implementation's: Xavier-uniform, gain sqrt(2). Of its backbone by the arch.
+        assert (init_cfg is not None) == ('reimpl' in name and module in model and module != 'backbone')
+        assert init_cfg is None or (init_cfg['type'], init_cfg['distribution'], init_cfg['gain']**2) == (
+            'Xavier', 'uniform', pytest.approx(2))
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items()}
+        return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+    assert plain(model) == plain(ltpa_model(student, DATA[data][1]))
+    assert (gpus, config['train_dataloader']['batch_size']) == (1, batch)
+
+
+@pytest.mark.parametrize('name', [name for name in LTPA_CONFIGS if not name.endswith('cub')])
+def test_learn_to_pay_attention_configs_have_the_recipe_of_their_source(name):
+    config = config_of(name)
+    data = parts(name)[5]
+    for loader, split in (('train', 'train'), ('val', 'test'), ('test', 'test')):
+        assert config[f'{loader}_dataloader'].dataset == dict(
+            type=f'mmat.{data.upper()}', data_root=f'data/{data}', split=split)
+    optimizer = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
+    if name.startswith('rn164'):
+        drops = dict(type='MultiStepLR', milestones=[60, 120, 160], gamma=0.2)
+        recipe = ({**optimizer, 'nesterov': True}, drops, 200, 1)
+        padding, mode, drop_last = 4, 'reflect', False
+    elif 'reimpl' in name:
+        # An epoch of theirs is three passes over the data, and so three of ours.
+        recipe = (optimizer, dict(type='StepLR', step_size=75, gamma=0.5), 900, 3)
+        padding, mode, drop_last = 4, 'constant', False
+    else:
+        recipe = ({**optimizer, 'lr': 1.0}, dict(type='StepLR', step_size=25, gamma=0.5), 300, 1)
+        padding, mode, drop_last = 0, 'reflect', True
+    scheduler = dict(config.param_scheduler)
+    assert scheduler.pop('by_epoch') is True and config.train_cfg.by_epoch is True
+    length = config.train_cfg.max_epochs, config.train_cfg.val_interval
+    assert (config.optim_wrapper.optimizer, scheduler, *length) == recipe
+    assert bool(config.train_dataloader.get('drop_last')) == drop_last
+    preprocessor = MODELS.build(config.model.data_preprocessor)
+    assert (preprocessor.padding, preprocessor.padding_mode, preprocessor.flip_prob) == (padding, mode, 0.5)
+    mean, std = ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7]) if data == 'cifar10' else (
+        [255 * each for each in (0.5071, 0.4867, 0.4408)], [255 * each for each in (0.2675, 0.2565, 0.2761)])
+    assert preprocessor.mean.flatten().tolist() == pytest.approx(mean)
+    assert preprocessor.std.flatten().tolist() == pytest.approx(std)
+
+
+def test_cub_is_fine_tuned_as_the_authors_do():
+    config = config_of('vgg-att2-concat-pc_1xb128_cub')
+    assert config.optim_wrapper == dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4))
+    assert config.load_from == 'work_dirs/vgg-att2-concat-pc_1xb128_cifar100'
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    schedulers = [PARAM_SCHEDULERS.build({**scheduler, 'optimizer': optimizer}) for scheduler in config.param_scheduler]
+    rates = []
+    for _ in range(config.train_cfg.max_epochs):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    expected = [0.1, 0.2, 0.4, *(0.4 / 2**step for step in range(1, 9))]
+    assert rates[::30] == pytest.approx(expected) and len(rates) == 320
+    for loader, split in (('train', 'train'), ('val', 'test'), ('test', 'test')):
+        dataset = config[f'{loader}_dataloader'].dataset
+        assert (dataset.type, dataset.data_root, dataset.split) == ('mmat.CUB', 'data/CUB_200_2011', split)
+        steps = [TRANSFORMS.build(step) for step in dataset.pipeline]
+        results = dict(img=np.zeros((300, 400, 3), np.uint8), bbox=[10., 20., 200., 100.], gt_label=3)
+        for step in steps[1:]:
+            results = step(results)
+        assert results['inputs'].shape == (3, 80, 80)
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if FAMILY[name] != 'ltpa'])
 def test_the_name_tells_what_is_in_it(name):
     student, method, _, gpus, batch, data = parts(name)
     config = config_of(name)
+    assert (gpus, config.train_dataloader.batch_size) == (1, batch)
+    assert config.train_dataloader.dataset.type.lower() == f'mmat.{data}'
+    if student.startswith('vgg'):
+        return  # its own config's test has the rest
     backbone = (config.model.student if method else config.model).backbone
     if student.startswith('wrn'):
         depth, width = re.fullmatch(r'wrn(\d+)-(\d+)', student).groups()
@@ -102,20 +245,23 @@ def test_the_name_tells_what_is_in_it(name):
         assert backbone.arch == arch
         assert (backbone.get('norm_cfg', 'BN'), backbone.get('relu_before_pool', True)) == \
             ((None, False) if nobn else ('BN', True))
-    assert (gpus, config.train_dataloader.batch_size) == (1, batch)
-    assert config.train_dataloader.dataset.type.lower() == f'mmat.{data}'
 
 
 # Building
+
+def cheaply(name):
+    """Shapes without values, where no value is needed: networks of 20 million weights take a second each."""
+    return torch.device('meta') if FAMILY[name] == 'ltpa' else contextlib.nullcontext()
+
 
 @pytest.mark.parametrize('scope', ['mmat', 'mmpretrain', 'mmengine'])
 @every_config
 def test_it_builds_under_any_scope(name, scope):
     config = config_of(name)
-    with DefaultScope.overwrite_default_scope(scope):
+    with DefaultScope.overwrite_default_scope(scope), cheaply(name):
         model = MODELS.build(config.model)
         METRICS.build(config.val_evaluator)
-        for hook in config.default_hooks.values():
+        for hook in (*config.default_hooks.values(), *config.get('custom_hooks', [])):
             HOOKS.build(hook)
         if 'digits' in name:
             assert len(DATASETS.build(config.train_dataloader.dataset)) > 0
@@ -124,14 +270,17 @@ def test_it_builds_under_any_scope(name, scope):
 
 @every_config
 def test_it_builds_with_mmpretrains_get_model(name):
-    model = mmpretrain.get_model(config_of(name))
-    assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+    _, classes, size = DATA[parts(name)[5]]
+    with cheaply(name):
+        assert mmpretrain.get_model(config_of(name))(torch.zeros(1, 3, size, size)).shape == (1, classes)
 
 
 @every_config
 def test_it_is_found_by_its_name(name):
     assert name in mmat.list_models()
-    assert mmat.get_model(name)(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+    _, classes, size = DATA[parts(name)[5]]
+    with cheaply(name):
+        assert mmat.get_model(name)(torch.zeros(1, 3, size, size)).shape == (1, classes)
 
 
 @every_config
@@ -196,7 +345,16 @@ def test_cifar_configs_have_the_published_recipe(name):
 
 @pytest.mark.parametrize('name', [name for name in DISTILLATION if name in CIFAR])
 def test_cifar_configs_have_the_heads_of_their_method(name):
-    assert config_of(name).to_dict()['model']['at_heads'] == METHODS[parts(name)[1]]
+    _, method, teacher, *_ = parts(name)
+    expected = METHODS[method]
+    if teacher and teacher.startswith('vgg'):
+        expected = [{**AT, 'pairs': list(enumerate(MAPS))}]
+    assert config_of(name).to_dict()['model']['at_heads'] == expected
+
+
+def test_learned_attention_is_transferred_to_learned_attention():
+    name = 'vgg-reimpl-quarter-att3-concat-pc_at-vgg-reimpl-att3-concat-pc_1xb128_cifar10'
+    assert config_of(name).to_dict()['model']['at_heads'] == [{**AT, 'pairs': list(zip(MAPS, MAPS))}]
 
 
 def test_the_authors_attention_transfer():
@@ -227,32 +385,25 @@ def test_a_distillation_config_is_its_students_and_at_most_15_lines(name):
 # Metafiles
 
 def multiply_accumulates(network, size):
-    """Of convolutions and linear layers, for one image."""
-    counts = []
-
-    def count(module, args, output):
-        positions = output[0, 0].numel() if output.dim() == 4 else 1
-        counts.append(module.weight.numel() * positions)
-
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(count)
-    network.eval()(torch.zeros(1, 3, size, size))
-    return sum(counts)
+    """Of all products of matrices, convolutions and sums under attention among them, for one image."""
+    device = next(network.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.zeros(1, 3, size, size, device=device))
+    return counter.get_total_flops() // 2
 
 
 def test_the_metafiles_list_the_configs():
     assert set(ENTRIES) == set(CONFIGS)
     assert sum(len(load(metafile)['Models']) for metafile in METAFILES) == len(CONFIGS)
-    assert [ROOT / path for path in sorted(load(ROOT / 'model-index.yml')['Import'])] == METAFILES
+    assert sorted(ROOT / path for path in load(ROOT / 'model-index.yml')['Import']) == METAFILES
 
 
 @every_config
 def test_a_metafile_entry_tells_the_truth(name):
     entry = ENTRIES[name]
-    data = dict(cifar10=('CIFAR-10', 32), digits=('Digits', 16))
-    dataset, size = data[parts(name)[5]]
-    network = build_network(name)
+    dataset, _, size = DATA[parts(name)[5]]
+    with cheaply(name):
+        network = build_network(name)
     assert ROOT / entry['Config'] == CONFIGS[name]
     assert entry['Metadata']['Training Data'] == dataset
     assert entry['Metadata']['Parameters'] == sum(parameter.numel() for parameter in network.parameters())

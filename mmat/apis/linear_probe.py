@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmengine.utils import track_iter_progress
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -37,7 +37,7 @@ def extract_features(network: nn.Module, dataset: Union[Dataset, dict], batch_si
         collate_fn=dict(type='mmat.keep_batch' if whole else 'pseudo_collate')))
     network.eval()
     features, labels = [], []
-    for batch in track_iter_progress(loader):
+    for batch in track(loader, description='features'):
         inputs = network.data_preprocessor(batch, training=False)['inputs']
         features.append(network.extract_feat(inputs, stage='pre_logits').float().cpu())
         labels.append(read_targets(batch['data_samples']).cpu())

@@ -57,9 +57,9 @@ def normalize_scores(scores: Tensor, normalization: str = 'softmax') -> Tensor:
         ValueError: ``normalization`` is unknown.
     """
     check_normalization(normalization)
-    with torch.autocast(scores.device.type, enabled=False):
-        scores = scores if scores.dtype == torch.float64 else scores.float()
-        return scores.flatten(1).softmax(1).view_as(scores) if normalization == 'softmax' else scores.sigmoid()
+    # Autocast leaves both in float32.
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    return scores.flatten(1).softmax(1).view_as(scores) if normalization == 'softmax' else scores.sigmoid()
 
 
 def attend(local: Tensor, attention: Tensor, normalization: str = 'softmax') -> Tensor:
@@ -77,9 +77,7 @@ def attend(local: Tensor, attention: Tensor, normalization: str = 'softmax') -> 
         ValueError: ``normalization`` is unknown.
     """
     check_normalization(normalization)
-    if not torch.is_autocast_enabled(local.device.type):
-        attention = attention.to(local.dtype)
-    pooled = torch.einsum('nchw,nhw->nc', local, attention)
+    pooled = torch.einsum('nchw,nhw->nc', local, attention.to(local.dtype))
     return pooled if normalization == 'softmax' else pooled / attention[0].numel()
 
 

@@ -4,14 +4,14 @@ data_preprocessor = dict(
     to_rgb=True)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='mmpretrain.LoadImageFromFile'),
     dict(type='mmat.CropBoundingBox'),
     dict(type='mmpretrain.Resize', scale=(80, 80)),
     dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='mmpretrain.PackInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='mmpretrain.LoadImageFromFile'),
     dict(type='mmat.CropBoundingBox'),
     dict(type='mmpretrain.Resize', scale=(80, 80)),
     dict(type='mmpretrain.PackInputs'),

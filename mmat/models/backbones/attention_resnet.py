@@ -4,13 +4,12 @@ from typing import Sequence
 
 import torch.nn as nn
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmat.registry import MODELS
 
-from .branches import average_gradient
+from .layers import average_gradient, conv_bn_relu
 
 
 class PreActBottleneck(BaseModule):
@@ -104,7 +103,7 @@ class AttentionResNet(BaseModule):
             self.descriptor = nn.Sequential(
                 OrderedDict(
                     pool=nn.MaxPool2d(2, ceil_mode=True),
-                    conv=ConvModule(width, width, 3, padding=1, bias=True, norm_cfg=dict(type='BN', eps=1e-3)),
+                    conv=conv_bn_relu(width, width, 1e-3),
                     drop0=nn.Dropout(0.4), rest=nn.AdaptiveMaxPool2d(1), flat=nn.Flatten(), drop1=nn.Dropout(0.5),
                     fc=nn.Linear(width, width)))
 

@@ -3,13 +3,12 @@ from collections import OrderedDict
 from typing import Sequence
 
 import torch.nn as nn
-from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmat.registry import MODELS
 
-from .branches import average_gradient
+from .layers import average_gradient, conv_bn_relu
 
 # Convolutions of each block as (width, dropout after it) with 'M' for 2x2 max-pooling; blocks are pooled at their end.
 # What follows the last block belongs to the global branch.
@@ -109,8 +108,7 @@ class AttentionVGG(BaseModule):
                     size = _halve(size, plan['ceil_mode'])
                     continue
                 out_width, dropout = layer[0] * base_channels // 64, layer[1]
-                modules[f'conv{convs}'] = ConvModule(
-                    width, out_width, 3, padding=1, bias=True, norm_cfg=dict(type='BN', eps=plan['eps']))
+                modules[f'conv{convs}'] = conv_bn_relu(width, out_width, plan['eps'])
                 if plan['dropout'] and dropout:
                     modules[f'drop{convs}'] = nn.Dropout(dropout)
                 convs += 1

@@ -1,5 +1,16 @@
-"""Gradients where branches of a network meet."""
+"""Pieces of the "Learn to Pay Attention" backbones."""
+from collections import OrderedDict
+
+import torch.nn as nn
 from torch import Tensor
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, eps: float) -> nn.Sequential:
+    """3x3 convolution, with a bias though BN follows, as both sources have it; BN with ``eps``; ReLU."""
+    # mmcv's ConvModule warns of the bias each time.
+    return nn.Sequential(OrderedDict(
+        conv=nn.Conv2d(in_channels, out_channels, 3, padding=1), bn=nn.BatchNorm2d(out_channels, eps),
+        activate=nn.ReLU(inplace=True)))
 
 
 def average_gradient(x: Tensor, count: int) -> Tensor:
