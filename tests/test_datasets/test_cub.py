@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from PIL import Image
+
+from mmat.datasets import CUB, CropBoundingBox
+
+# Number, file, class (from 1), whether for training, box (x, y, width, height).
+BIRDS = [
+    (1, '001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg', 1, 1, (4.0, 2.0, 10.0, 6.0)),
+    (2, '001.Black_footed_Albatross/Black_Footed_Albatross_0009_34.jpg', 1, 0, (0.0, 0.0, 20.0, 12.0)),
+    (3, '200.Common_Yellowthroat/Common_Yellowthroat_0055_190967.jpg', 200, 1, (1.4, 3.6, 5.2, 4.1)),
+    (4, '017.Cardinal/Cardinal_0001_17057.jpg', 17, 0, (10.0, 5.0, 15.0, 15.0)),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The official layout, with four images of 20x12 pixels, red ten times the column, green ten times the row."""
+    root = tmp_path / 'CUB_200_2011'
+    columns, rows = np.meshgrid(np.arange(20), np.arange(12))
+    picture = np.stack([10 * columns, 10 * rows, np.full_like(rows, 77)], axis=-1).astype(np.uint8)
+    for number, name, *_ in BIRDS:
+        path = (root / 'images' / name).with_suffix('.jpg')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # PNG under the official name: what is read is what was written. One is grey, as some of CUB are.
+        Image.fromarray(picture if number != 4 else picture[..., 0]).save(path, format='PNG')
+    lines = {
+        'images.txt': [f'{number} {name}' for number, name, *_ in BIRDS],
+        'image_class_labels.txt': [f'{number} {label}' for number, _, label, *_ in BIRDS],
+        'train_test_split.txt': [f'{number} {train}' for number, _, _, train, _ in BIRDS],
+        'bounding_boxes.txt': [' '.join(map(str, (number, *box))) for number, *_, box in BIRDS],
+    }
+    for name, content in lines.items():
+        (root / name).write_text('\n'.join(content) + '\n')
+    return root
+
+
+def replace(folder, file, old, new):
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+
+
+PIPELINE = [dict(type='mmpretrain.LoadImageFromFile'), dict(type='mmat.CropBoundingBox')]
+
+
+@pytest.mark.parametrize('split, numbers', [('train', [1, 3]), ('test', [2, 4])])
+@pytest.mark.parametrize('scope', ['mmat', 'mmpretrain', 'mmengine'])
+def test_images_labels_and_boxes(folder, split, numbers, scope):
+    with DefaultScope.overwrite_default_scope(scope):
+        dataset = DATASETS.build(dict(type='mmat.CUB', data_root=str(folder), split=split, pipeline=PIPELINE))
+    assert len(dataset) == 2 and len(dataset.metainfo['classes']) == 200
+    for index, number in enumerate(numbers):
+        _, name, label, _, box = BIRDS[number - 1]
+        info = dataset.get_data_info(index)
+        assert info['img_path'] == str(folder / 'images' / name)
+        assert (info['gt_label'], info['bbox']) == (label - 1, list(box))
+
+
+def test_the_box_is_cut_out(folder):
+    image = CUB(str(folder), 'train', pipeline=PIPELINE)[0]['img']
+    # Loaded as BGR. x from 4, y from 2, 10 wide, 6 high.
+    assert image.shape == (6, 10, 3)
+    assert image[..., 2].tolist() == [[10 * x for x in range(4, 14)]] * 6
+    assert image[..., 1].tolist() == [[10 * y] * 10 for y in range(2, 8)]
+
+
+def test_grey_images_have_three_channels(folder):
+    image = CUB(str(folder), 'test', pipeline=PIPELINE)[1]['img']
+    # The box reaches out of the image: 15 from 10 on are 10, 15 from 5 on are 7.
+    assert image.shape == (7, 10, 3)
+    assert (image == image[..., :1]).all()
+
+
+@pytest.mark.parametrize('margin, box, rows, columns', [
+    (0, (4.0, 2.0, 10.0, 6.0), range(2, 8), range(4, 14)),
+    (0.1, (4.0, 2.0, 10.0, 6.0), range(1, 9), range(3, 15)),
+    # Rounded: 1.4 to 6.6 are 1 to 7, 3.6 to 7.7 are 4 to 8.
+    (0, (1.4, 3.6, 5.2, 4.1), range(4, 8), range(1, 7)),
+    (0.5, (-3.0, 8.0, 30.0, 30.0), range(0, 12), range(0, 20)),
+])
+def test_margin_and_borders(margin, box, rows, columns):
+    image = np.arange(12 * 20 * 3).reshape(12, 20, 3)
+    results = CropBoundingBox(margin)(dict(img=image.copy(), bbox=list(box)))
+    assert np.array_equal(results['img'], image[np.ix_(rows, columns)])
+    assert results['img_shape'] == (len(rows), len(columns))
+
+
+@pytest.mark.parametrize('results, message', [
+    (dict(img=np.zeros((4, 4, 3)), img_path='a.jpg'), r'needs images with a bbox.*a\.jpg'),
+    (dict(img=np.zeros((4, 4, 3)), bbox=[5., 0., 2., 2.], img_path='a.jpg'), r'nothing of its image inside.*4 x 4'),
+    (dict(img=np.zeros((4, 4, 3)), bbox=[1., 1., 0., 2.], img_path='a.jpg'), r'nothing of its image inside'),
+])
+def test_boxes_that_cannot_be_cut_out(results, message):
+    with pytest.raises(ValueError, match=message):
+        TRANSFORMS.build(dict(type='mmat.CropBoundingBox'))(results)
+
+
+def test_refuses_a_negative_margin():
+    with pytest.raises(ValueError, match='at least 0, got -0.1'):
+        CropBoundingBox(margin=-0.1)
+
+
+# What may be wrong with the folder
+
+@pytest.mark.parametrize('file', ['images.txt', 'image_class_labels.txt', 'train_test_split.txt', 'bounding_boxes.txt'])
+def test_a_missing_file_is_named(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf'CUB_200_2011.*: {file} not found\. Unpack'):
+        CUB(str(folder))
+
+
+def test_no_folder():
+    with pytest.raises(FileNotFoundError, match='images.txt, image_class_labels.txt, train_test_split.txt, bound'):
+        CUB('nowhere')
+
+
+@pytest.mark.parametrize('file, old, new, message', [
+    ('image_class_labels.txt', '3 200', '3 201', r'image 3 has class 201, expected 1 to 200'),
+    ('image_class_labels.txt', '3 200', '3 0', r'image 3 has class 0, expected 1 to 200'),
+    ('image_class_labels.txt', '3 200', '3 x', r'image_class_labels\.txt.*image 3 must have 1 numbers, got .x'),
+    ('image_class_labels.txt', '3 200\n', '', r'labels\.txt and images\.txt.*disagree on 1 images.*number 3'),
+    ('bounding_boxes.txt', '3 1.4', '9 1.4', r'bounding_boxes\.txt and images\.txt.*disagree on 2 images.*number 3'),
+    ('bounding_boxes.txt', '3 1.4 3.6', '3 1.4', r'bounding_boxes\.txt.*image 3 must have 4 numbers'),
+    ('bounding_boxes.txt', '3 1.4', '3 nan', r'bounding_boxes\.txt.*image 3 must have 4 numbers'),
+    ('train_test_split.txt', '3 1', '3 2', r'image 3 must be 1 \(train\) or 0 \(test\), got 2'),
+    ('images.txt', '3 200', 'three 200', r'images\.txt.*line 3: expected an image number'),
+    ('images.txt', '\n3 200.Common_Yellowthroat/Common_Yellowthroat_0055_190967.jpg', '\n3', r'images\.txt.*line 3: e'),
+])
+def test_a_broken_line_is_named(folder, file, old, new, message):
+    replace(folder, file, old, new)
+    with pytest.raises(ValueError, match=message):
+        CUB(str(folder), 'train')
+
+
+def test_a_missing_image_is_named(folder):
+    (folder / 'images' / BIRDS[0][1]).unlink()
+    with pytest.raises(FileNotFoundError, match='Black_Footed_Albatross_0046_18'):
+        CUB(str(folder), 'train', pipeline=PIPELINE)[0]
+
+
+def test_refuses_another_split(folder):
+    with pytest.raises(ValueError, match="must be 'train' or 'test', got 'val'"):
+        CUB(str(folder), 'val')
