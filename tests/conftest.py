@@ -34,6 +34,21 @@ def network_config_fixture():
 
 
 @pytest.fixture(scope='session')
+def attention_config():
+    """Makes configs of WRN-10-k whose last two stages are pooled under attention that it learns, with dropout."""
+
+    def make(widen_factor=1, **kwargs):
+        widths = (32 * widen_factor, 64 * widen_factor)
+        config = network_config(widen_factor, **kwargs)
+        config['backbone']['out_indices'] = (1, 2)
+        config['neck'] = dict(type='mmat.SpatialAttentionNeck', in_channels=widths, global_channels=widths[1])
+        config['head'] = dict(type='mmat.ConcatClsHead', num_classes=10, in_channels=widths)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope='session')
 def teacher_file(tmp_path_factory):
     """A checkpoint of an untrained WRN-10-2."""
     from mmat.models import build_network

@@ -213,6 +213,52 @@ def test_precision(words, wrapper, tool, monkeypatch):
     assert options(tool, monkeypatch, *words).optim_wrapper.get('type') == wrapper
 
 
+@pytest.fixture
+def finished(tmp_path):
+    """A work directory of two epochs, the second being its last, and of a third that its pointer does not name."""
+    path = tmp_path / 'finished'
+    path.mkdir()
+    for epoch in (1, 2, 3):
+        torch.save(dict(state_dict={}), path / f'epoch_{epoch}.pth')
+    (path / 'last_checkpoint').write_text('/moved/since/epoch_2.pth')
+    return path
+
+
+@pytest.mark.parametrize('given, expected', [
+    ('finished', 'finished/epoch_2.pth'),
+    ('finished/epoch_1.pth', 'finished/epoch_1.pth'),
+    ('https://host/epoch_1.pth', 'https://host/epoch_1.pth'),
+])
+def test_load_from_may_be_a_work_directory(given, expected, finished, tool, monkeypatch):
+    config = options(tool, monkeypatch, '--cfg-options', f'load_from={given}')
+    assert config.load_from == expected and not config.get('resume')
+
+
+def test_nothing_is_loaded_where_nothing_is_named(tool, monkeypatch):
+    assert not options(tool, monkeypatch).get('load_from')
+
+
+@pytest.mark.parametrize('work_dir, expected', [('finished', 'finished/epoch_2.pth'), ('new', 'other.pth')])
+def test_what_is_resumed_comes_before_load_from(work_dir, expected, finished, tool, monkeypatch):
+    Path('other.pth').write_bytes((finished / 'epoch_1.pth').read_bytes())
+    config = options(tool, monkeypatch, '--resume', '--work-dir', work_dir, '--cfg-options', 'load_from=other.pth')
+    assert config.load_from == expected and bool(config.get('resume')) is (work_dir == 'finished')
+
+
+@pytest.mark.parametrize('given, message', [
+    ('finishd', "no checkpoint at 'finishd'; the closest in '.' are finished"),
+    ('finished/epoch_9.pth', "no checkpoint at 'finished/epoch_9.pth'; the closest in 'finished' are epoch_"),
+    ('empty', "the folder 'empty' holds no checkpoint"),
+])
+def test_a_missing_load_from_stops_training_with_one_line(given, message, finished, tool, monkeypatch):
+    Path('empty').mkdir()
+    # Before anything is built.
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda config: pytest.fail('it went on'))
+    code, _ = tool('train.py', STUDENT, '--work-dir', 'run', '--cfg-options', f'load_from={given}')
+    assert code.startswith(f'train.py: error: {message}') and '\n' not in code
+    assert not Path('run').exists()
+
+
 def options(tool, monkeypatch, *words):
     """The config with which train.py would have made its Runner."""
     made = []

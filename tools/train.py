@@ -33,7 +33,7 @@ def main():
         if checkpoint:  # otherwise the run begins as it would without --resume, from load_from if there is one
             config.resume = True
             config.load_from = checkpoint
-    if config.get('load_from'):
+    if config.get('load_from') and '://' not in config.load_from:
         config.load_from = find_checkpoint(config.load_from)
     build_runner(config, fp32=args.fp32).train()
 

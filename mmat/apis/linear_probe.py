@@ -9,7 +9,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmat.models.observe import read_targets
+from mmat.models.targets import read_targets
 from mmat.registry import DATASETS, MODELS
 
 from .model import get_model
@@ -47,8 +47,8 @@ def extract_features(network: nn.Module, dataset: Union[Dataset, dict], batch_si
 def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = None) -> dict:
     """Train a linear classifier on a network's frozen features of one dataset, and test it ("cross-domain").
 
-    As in section 4.4 of "Learn to Pay Attention" (Jetley et al., ICLR 2018) a linear support vector machine, here
-    scikit-learn's on standardised features, whose C is chosen by cross-validation on the training images.
+    As in the cross-domain experiment of "Learn to Pay Attention" (Jetley et al., ICLR 2018) a linear support vector
+    machine, here scikit-learn's on standardised features, whose C is chosen by cross-validation on the training images.
 
     Args:
         config (Config): ``network`` and ``checkpoint`` (None: as initialised); ``train`` and ``test``, datasets; where

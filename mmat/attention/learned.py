@@ -12,9 +12,9 @@ def parametrised_compatibility(local: Tensor, descriptor: Tensor, weight: Tensor
                                bias: Optional[Tensor] = None) -> Tensor:
     """Score each position of a local feature against a global one: ``c_i = <u, l_i + g> (+ b)``, the paper's pc.
 
-    Computed as ``<u, l_i> + <u, g>``, so that ``l + g`` is never held in memory. The second term is the same for
-    every position: under a softmax over positions it cancels, and ``g`` neither moves the attention nor gets a
-    gradient from it.
+    Computed as ``<u, l_i> + <u, g>``, so that ``l + g`` is never held in memory, and added in float32, so that a large
+    second term does not drown the first in half precision. The second term is the same for every position: under a
+    softmax over positions it cancels, and ``g`` neither moves the attention nor gets a gradient from it.
 
     Args:
         local (Tensor): Local features ``l``, shape (N, C, H, W).
@@ -23,9 +23,10 @@ def parametrised_compatibility(local: Tensor, descriptor: Tensor, weight: Tensor
         bias (Tensor, optional): ``b``, shape (1, ) or (). Defaults to None, 0.
 
     Returns:
-        Tensor: Scores of shape (N, H, W).
+        Tensor: Scores of shape (N, H, W), float32 (float64 where ``local`` is).
     """
-    scores = torch.einsum('nchw,c->nhw', local, weight) + torch.einsum('nc,c->n', descriptor, weight)[:, None, None]
+    scores = _full(torch.einsum('nchw,c->nhw', local, weight))
+    scores = scores + _full(torch.einsum('nc,c->n', descriptor, weight))[:, None, None]
     return scores if bias is None else scores + bias
 
 
@@ -37,9 +38,11 @@ def dot_product_compatibility(local: Tensor, descriptor: Tensor) -> Tensor:
         descriptor (Tensor): Global feature ``g``, shape (N, C).
 
     Returns:
-        Tensor: Scores of shape (N, H, W).
+        Tensor: Scores of shape (N, H, W), float32 (float64 where ``local`` is).
     """
-    return torch.einsum('nchw,nc->nhw', local, descriptor)
+    # The mean of the products, which half precision holds where it does not hold their sum.
+    channels = local.shape[1]
+    return _full(torch.einsum('nchw,nc->nhw', local, descriptor / channels)) * channels
 
 
 def normalize_scores(scores: Tensor, normalization: str = 'softmax') -> Tensor:
@@ -57,8 +60,7 @@ def normalize_scores(scores: Tensor, normalization: str = 'softmax') -> Tensor:
         ValueError: ``normalization`` is unknown.
     """
     check_normalization(normalization)
-    # Autocast leaves both in float32.
-    scores = scores if scores.dtype == torch.float64 else scores.float()
+    scores = _full(scores)  # which autocast leaves as it is
     return scores.flatten(1).softmax(1).view_as(scores) if normalization == 'softmax' else scores.sigmoid()
 
 
@@ -77,8 +79,13 @@ def attend(local: Tensor, attention: Tensor, normalization: str = 'softmax') -> 
         ValueError: ``normalization`` is unknown.
     """
     check_normalization(normalization)
-    pooled = torch.einsum('nchw,nhw->nc', local, attention.to(local.dtype))
-    return pooled if normalization == 'softmax' else pooled / attention[0].numel()
+    if normalization == 'sigmoid':
+        attention = attention / attention[0].numel()
+    return torch.einsum('nchw,nhw->nc', local, attention.to(local.dtype))
+
+
+def _full(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def check_normalization(normalization: str) -> None:

@@ -12,6 +12,7 @@ from mmat.utils.rng import get_rng_state, preserve_rng_state, set_rng_state
 
 from .at_heads.base import GRADIENTS, NetworkOutputs
 from .taps import tap
+from .targets import read_targets
 
 # Where networks keep what gives their logits: mmpretrain's classifiers, its wrapper around timm's.
 _LOGITS = ('head', 'model')
@@ -100,19 +101,3 @@ def total_loss(losses: Dict[str, Union[Tensor, Sequence[Tensor]]]) -> Tensor:
     """Sum of what has 'loss' in its name, as mmengine's ``BaseModel.parse_losses`` has it."""
     return sum(value.mean() if isinstance(value, Tensor) else sum(each.mean() for each in value)
                for name, value in losses.items() if 'loss' in name)
-
-
-def read_targets(data_samples: list) -> Tensor:
-    """Labels of a batch, shape (N, ), or their scores, (N, classes), where it has scores.
-
-    Raises:
-        ValueError: It has neither.
-    """
-    if hasattr(data_samples, 'gt_label'):
-        return data_samples.gt_label
-    samples = list(data_samples or [])
-    if samples and all('gt_score' in sample for sample in samples):
-        return torch.stack([sample.gt_score for sample in samples])
-    if samples and all('gt_label' in sample and len(sample.gt_label) == 1 for sample in samples):
-        return torch.cat([sample.gt_label for sample in samples])
-    raise ValueError('a transfer head wants the targets, but the batch has no labels (one, or scores, for each image)')

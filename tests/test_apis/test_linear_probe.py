@@ -113,7 +113,7 @@ def test_another_preprocessor(config):
 
 @pytest.mark.parametrize('missing', ['network', 'train', 'test', 'classifier'])
 def test_names_what_the_config_lacks(config, missing):
-    del config[missing]
+    config.pop(missing)
     with pytest.raises(ValueError, match=f'needs {missing}; see recipes/cross_domain_digits.py'):
         linear_probe(config)
 

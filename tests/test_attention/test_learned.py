@@ -202,6 +202,25 @@ def test_half_precision_features(compatibility, normalization, dtype):
     assert (pooled.double() - expected).norm() < 0.02 * expected.norm()
 
 
+@pytest.mark.parametrize('autocast', [False, True])
+def test_mean_under_sigmoids_does_not_overflow(autocast):
+    # 1024 positions of 100 are more than float16 holds; their mean is not.
+    local, attention = torch.full((1, 1, 32, 32), 100.), torch.ones(1, 32, 32)
+    with torch.autocast('cpu', torch.float16, enabled=autocast):
+        assert attend(local if autocast else local.half(), attention, 'sigmoid').tolist() == [[100]]
+
+
+def test_under_autocast_the_descriptor_does_not_drown_the_local_features():
+    torch.manual_seed(0)
+    local, weight = torch.randn(1, 64, 8, 8), torch.full((64, ), 0.2)
+    # Whatever it is, it cancels under the softmax.
+    descriptor = torch.full((1, 64), 30.)
+    expected = normalize_scores(parametrised_compatibility(local, descriptor, weight))
+    with torch.autocast('cpu', torch.bfloat16):
+        result = normalize_scores(parametrised_compatibility(local, descriptor, weight))
+    assert (result - expected).norm() < 0.02 * expected.norm()
+
+
 @every_combination
 def test_bfloat16_autocast(compatibility, normalization):
     inputs = features(torch.float32)

@@ -22,8 +22,8 @@ every_head = pytest.mark.parametrize('head, options', HEADS, ids=['concat', 'ave
 
 def build(head, widths=WIDTHS, classes=CLASSES, **options):
     """Any parameters at all, none of them as it is initialised, in float64."""
-    torch.manual_seed(0)
     model = head(num_classes=classes, in_channels=widths, **options).double()
+    torch.manual_seed(0)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
@@ -165,9 +165,8 @@ def test_average_of_sure_levels_does_not_overflow(scores, expected):
 
 @pytest.mark.parametrize('head, options', HEADS)
 def test_of_one_level_all_are_one_classifier(head, options):
-    model, feats = build(head, widths=(5, ), dropout=0., **options).eval(), vectors(widths=(5, ))
-    concat = build(ConcatClsHead, widths=(5, ), dropout=0.).eval()
-    expected = concat(feats)
+    model, feats = build(head, (5, ), **options).eval(), vectors(widths=(5, ))
+    expected = build(ConcatClsHead, (5, )).eval()(feats)
     torch.testing.assert_close(model(feats).log_softmax(1), expected.log_softmax(1), rtol=1e-10, atol=1e-12)
 
 
@@ -273,17 +272,25 @@ def test_builds_from_any_scope(scope, name, head):
 # Losses and predictions
 
 @every_head
-def test_labels_of_either_kind(head, options):
+@pytest.mark.parametrize('batch', [BatchedSamples(labels()), samples(labels())], ids=['tensor', 'list'])
+def test_labels_of_either_kind(head, options, batch):
+    model, feats = build(head, dropout=0., **options).eval(), vectors()
+    losses = model.loss(feats, batch)
+    assert losses.keys() == {'loss'}
+    expected = -model(feats).log_softmax(1)[range(9), labels()].mean()
+    torch.testing.assert_close(losses['loss'], expected, rtol=1e-12, atol=0)
+
+
+@every_head
+def test_accuracy_in_training(head, options):
     model, feats = build(head, dropout=0., cal_acc=True, topk=(1, 3), **options).eval(), vectors()
-    results = [model.loss(feats, batch) for batch in (BatchedSamples(labels()), samples(labels()))]
-    ranks = model(feats).argsort(1, descending=True)
-    hits = ranks == labels()[:, None]
-    for losses in results:
-        assert losses.keys() == {'loss', 'accuracy_top-1', 'accuracy_top-3'}
-        torch.testing.assert_close(losses['loss'], F.cross_entropy(model(feats), labels()))
-        for k in (1, 3):
-            found = torch.as_tensor(losses[f'accuracy_top-{k}']).item()
-            assert found == pytest.approx(hits[:, :k].sum().item() / 9 * 100, rel=1e-6)
+    losses = model.loss(feats, BatchedSamples(labels()))
+    assert losses.keys() == {'loss', 'accuracy_top-1', 'accuracy_top-3'}
+    hits = model(feats).argsort(1, descending=True) == labels()[:, None]
+    for k in (1, 3):
+        share = hits[:, :k].sum().item() / 9
+        assert 0 < share < 1
+        assert torch.as_tensor(losses[f'accuracy_top-{k}']).item() == pytest.approx(100 * share, rel=1e-6)
 
 
 @pytest.mark.parametrize('combine', ['average', 'sum'])
@@ -352,11 +359,11 @@ def test_refuses_other_vectors(head, options, shapes):
 
 
 @every_head
-@pytest.mark.parametrize('in_channels', [512, True, (), [], None, (4, 0), (-1, 4)])
+@pytest.mark.parametrize('in_channels', [512, True, (), [], None, (4, 0), (-1, 4), (4., ), 'ab'])
 def test_refuses_other_widths(head, options, in_channels):
     with pytest.raises(ValueError) as error:
         head(num_classes=CLASSES, in_channels=in_channels, **options)
-    assert str(error.value) == (f'in_channels of {head.__name__} must be the widths of the pooled vectors, such as '
+    assert str(error.value) == (f'in_channels of {head.__name__} must be a list of channel numbers, such as '
                                 f'(256, 512, 512), got {in_channels!r}')
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from mmpretrain.structures import DataSample
+from torchvision.transforms import functional as TF
 
 import mmat.models.data_preprocessor as module
 from mmat.datasets import BatchedSamples
@@ -64,6 +65,38 @@ def test_crop_and_flip_gives_channels_last_memory_and_leaves_its_input():
     result = crop_and_flip(images, zeros, zeros, zeros.bool(), 1)
     assert result.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
+
+
+def black_crop_and_flip(image, top, left, flip, padding):
+    """One image, by torchvision: its RandomCrop pads with zeros, crops, and its flip comes after."""
+    image = TF.crop(TF.pad(image, [padding] * 4), top, left, *image.shape[-2:])
+    return TF.hflip(image) if flip else image
+
+
+@pytest.mark.parametrize('height, width, padding', [(8, 8, 4), (5, 7, 3), (7, 5, 3), (6, 6, 5), (4, 4, 0), (9, 3, 1)])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+def test_constant_padding_is_torchvisions(height, width, padding, dtype):
+    windows = [(t, x, f) for t in range(2 * padding + 1) for x in range(2 * padding + 1) for f in (False, True)]
+    # No pixel is black, so that all black ones are of the padding.
+    images = random_images(len(windows), 3, height, width).clamp(min=1).to(dtype)
+    before = images.clone()
+    result = crop_and_flip(images, *map(torch.tensor, zip(*windows)), padding, 'constant')
+    assert result.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+    for image, window, found in zip(images, windows, result):
+        assert torch.equal(found, black_crop_and_flip(image, *window, padding)), window
+
+
+def test_reflection_is_the_default():
+    windows = torch.tensor([0, 4]), torch.tensor([4, 1]), torch.tensor([False, True])
+    images = random_images(2, 3, 8, 8).clamp(min=1)
+    default = crop_and_flip(images, *windows, 2)
+    assert torch.equal(default, crop_and_flip(images, *windows, 2, 'reflect')) and default.min() > 0
+    results = []
+    for options in ({}, dict(padding_mode='reflect'), dict(padding_mode='constant')):
+        torch.manual_seed(0)
+        results.append(BatchPreprocessor(padding=2, flip_prob=0.5, **options)(batch(), training=True)['inputs'])
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
 # Random draws
@@ -148,6 +181,24 @@ def test_training_images_are_windows_of_the_padded_ones_normalised(padding, flip
         seen.update(matches)
     assert {flip for _, _, flip in seen} == {0: {False}, 0.5: {False, True}, 1: {True}}[flip_prob]
     assert len(seen) > 2 or not padding
+
+
+@pytest.mark.parametrize('padding, flip_prob', [(2, 0.5), (3, 0), (2, 1)])
+def test_constant_padding_is_black_before_the_normalisation(padding, flip_prob):
+    preprocessor = BatchPreprocessor(MEAN, STD, padding, flip_prob, padding_mode='constant')
+    images = random_images(16, 3, 8, 8).clamp(min=1)
+    torch.manual_seed(0)
+    windows = list(zip(*(draw.tolist() for draw in preprocessor.draw(16))))
+    torch.manual_seed(0)
+    result = preprocessor(dict(inputs=images), training=True)['inputs']
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+    for image, window, found in zip(images, windows, result):
+        expected = (black_crop_and_flip(image, *window, padding).float() - mean) / std
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert {flip for *_, flip in windows} == {0: {False}, 0.5: {False, True}, 1: {True}}[flip_prob]
+    # There is nothing to pad in evaluation.
+    plain = BatchPreprocessor(MEAN, STD)(dict(inputs=images))['inputs']
+    assert torch.equal(preprocessor(dict(inputs=images))['inputs'], plain)
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -280,6 +331,8 @@ def test_image_classifier_hands_its_batch_augments_over():
     (dict(flip_prob=1.5), 'flip_prob must be between 0 and 1, got 1.5'),
     (dict(flip_prob=-0.1), 'flip_prob must be between 0 and 1, got -0.1'),
     (dict(batch_augments=dict(augments=dict(type='Mixup', alpha=1.0))), 'need num_classes'),
+    (dict(padding_mode='zeros'), "padding_mode must be 'reflect' or 'constant', got 'zeros'"),
+    (dict(padding=4, padding_mode=None), "padding_mode must be 'reflect' or 'constant', got None"),
 ])
 def test_refuses_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
@@ -287,10 +340,11 @@ def test_refuses_wrong_options(options, message):
 
 
 @pytest.mark.parametrize('size', [(4, 8), (8, 4), (3, 3)])
-def test_refuses_images_not_larger_than_the_padding(size):
-    preprocessor = BatchPreprocessor(padding=4)
+@pytest.mark.parametrize('mode', ['reflect', 'constant'])
+def test_refuses_images_not_larger_than_the_padding(size, mode):
+    preprocessor = BatchPreprocessor(padding=4, padding_mode=mode)
     images = torch.zeros(1, 3, *size, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r'reflect padding of 4 .*got \(\d, \d\)'):
+    with pytest.raises(ValueError, match=rf'{mode} padding of 4 .*got \(\d, \d\)'):
         preprocessor(dict(inputs=images), training=True)
     # There is nothing to pad in evaluation.
     assert preprocessor(dict(inputs=images))['inputs'].shape == images.shape

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
 from mmpretrain.models import LinearClsHead as MMPretrainLinearClsHead
@@ -69,6 +70,8 @@ def test_loss_and_gradients_equal_mmpretrains():
     theirs = MMPretrainLinearClsHead(
         num_classes=5, in_channels=7, cal_acc=True, topk=(1, 3),
         loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0))
+    # Theirs counts scores above zero only.
+    nn.init.constant_(ours.fc.bias, 10)
     theirs.load_state_dict(ours.state_dict())
     features, labels = torch.randn(9, 7), torch.randint(0, 5, (9, ))
     found = ours.loss((features, ), BatchedSamples(labels))
@@ -79,6 +82,20 @@ def test_loss_and_gradients_equal_mmpretrains():
     gradients = [torch.autograd.grad(losses['loss'], head.fc.weight)[0]
                  for head, losses in ((ours, found), (theirs, expected))]
     assert torch.equal(*gradients)
+
+
+def test_accuracy_does_not_depend_on_the_sign_of_the_scores():
+    head = identity_head(cal_acc=True)
+    expected = head.loss((FEATURES + 100, ), BatchedSamples(LABELS))['accuracy_top-1']
+    result = head.loss((FEATURES - 100, ), BatchedSamples(LABELS))['accuracy_top-1']
+    assert [each.item() for each in result] == [each.item() for each in expected] == [
+        100 * (FEATURES.argmax(1) == LABELS).float().mean().item()]
+
+
+def test_accuracy_of_mixed_labels_is_refused():
+    mixed = [DataSample().set_gt_label(0).set_gt_score(score) for score in torch.eye(2)]
+    with pytest.raises(ValueError, match='leave out cal_acc'):
+        identity_head(cal_acc=True).loss((FEATURES, ), mixed)
 
 
 def test_mixed_labels_are_scores():

@@ -2,11 +2,10 @@ import pytest
 import torch
 import torch.nn as nn
 from mmengine.model import BaseModel
-from mmpretrain.structures import DataSample
 
 from mmat.datasets import BatchedSamples
 from mmat.models import build_network
-from mmat.models.observe import find_logits, observe, read_targets
+from mmat.models.observe import find_logits, observe
 
 
 class Linear(BaseModel):
@@ -26,10 +25,6 @@ class Linear(BaseModel):
 
 X = torch.tensor([[1., -2., 3.], [0., 5., 1.]])
 J = 4 * torch.tensor([1., 2., 3.]) * X
-
-
-def scores(count):
-    return [DataSample().set_gt_label(i).set_gt_score(torch.eye(10)[i]) for i in range(count)]
 
 
 # Where the logits are
@@ -63,30 +58,6 @@ def test_a_network_without_logits_is_refused(children):
     with pytest.raises(ValueError, match=r'student \(ModuleDict\) has no classification head') as error:
         find_logits(network, 'student')
     assert str(list(children)) in str(error.value)
-
-
-# The labels of a batch
-
-@pytest.mark.parametrize('samples', [
-    BatchedSamples(torch.tensor([3, 1])), [DataSample().set_gt_label(3), DataSample().set_gt_label(1)]])
-def test_labels(samples):
-    assert torch.equal(read_targets(samples), torch.tensor([3, 1]))
-
-
-def test_scores_are_read_rather_than_labels():
-    assert torch.equal(read_targets(scores(3)), torch.eye(10)[:3])
-
-
-def test_labels_where_not_all_have_scores():
-    assert torch.equal(read_targets([*scores(2), DataSample().set_gt_label(5)]), torch.tensor([0, 1, 5]))
-
-
-@pytest.mark.parametrize('samples', [
-    None, [], [DataSample()], [DataSample().set_gt_label(1), DataSample()],
-    [DataSample().set_gt_score(torch.eye(10)[0]), DataSample().set_gt_label(1)]])
-def test_a_batch_without_labels_is_refused(samples):
-    with pytest.raises(ValueError, match='wants the targets, but the batch has no labels'):
-        read_targets(samples)
 
 
 # One pass

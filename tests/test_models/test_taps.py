@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn as nn
 
-from mmat.models.taps import find_layer, stage_paths, tap
+from mmat.models import AttentionWeights, SpatialAttentionNeck
+from mmat.models.taps import find_layer, gives_attention, stage_paths, tap
 
 
 class Backbone(nn.Module):
@@ -152,6 +153,38 @@ def test_a_layer_is_an_index_or_a_path(layer):
 def test_the_whole_model_is_no_layer():
     with pytest.raises(ValueError, match="no layer ''"):
         find_layer(Network(), '')
+
+
+# Layers that give attention
+
+class Says(nn.Module):
+
+    def __init__(self, value):
+        super().__init__()
+        self.gives_attention = value
+
+
+@pytest.mark.parametrize('path, expected', [
+    ('neck.maps.0', True),
+    ('neck.maps.1', True),
+    # A call of one of them.
+    ('neck.maps.1[0]', True),
+    ('weights[3]', True),
+    ('weights', True),
+    ('own', True),
+    ('denies', False),
+    # Neither what holds them nor what is beside them.
+    ('neck', False),
+    ('neck.maps', False),
+    ('neck.scores.0', False),
+    ('backbone', False),
+    ('backbone.relu[1]', False),
+])
+def test_gives_attention(path, expected):
+    model = nn.ModuleDict(dict(
+        backbone=Backbone(), neck=SpatialAttentionNeck((3, 4), 4), weights=AttentionWeights('sigmoid'), own=Says(1),
+        denies=Says(False)))
+    assert gives_attention(model, find_layer(model, path)) is expected
 
 
 # Modules to tensors

@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from mmat.visualization import draw_attention_grid
+from mmat.visualization import draw_attention_grid, render_attention_grid
 
 
 def test_the_picture_shows_every_map(tmp_path):
@@ -29,3 +30,36 @@ def test_the_bottom_of_the_ramp_is_dark_and_the_top_is_red(tmp_path):
     ramp_top, ramp_bottom = (0.55 * 255 * np.array(c) for c in ([0.60, 0.04, 0.02], [0.19, 0.07, 0.23]))
     for colour in (ramp_top, ramp_bottom):
         assert (np.abs(picture - colour).max(-1) <= 1).any()
+
+
+@pytest.mark.parametrize('networks, titles, caption', [
+    (dict(net=1), (), ''),
+    (dict(student=2, teacher=1), ['one', 'two', 'three'], 'below'),
+    # Nothing learned and no stages: the images alone.
+    ({}, (), ''),
+])
+def test_the_array_is_the_picture_that_is_drawn(networks, titles, caption, tmp_path):
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, 8, 8)
+    attention = {name: {f'map{i}': torch.rand(3, 4, 4) for i in range(count)} for name, count in networks.items()}
+    draw_attention_grid(images, attention, tmp_path / 'grid.png', titles, caption)
+    array = render_attention_grid(images, attention, titles, caption)
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, np.asarray(Image.open(tmp_path / 'grid.png').convert('RGB')))
+    np.testing.assert_array_equal(array, render_attention_grid(images, attention, titles, caption))
+    # The caller's own, whatever the canvas does next.
+    assert array.base is None and array.flags.writeable
+
+
+def test_what_is_rendered_is_rgb():
+    images = torch.tensor([1., 0.5, 0.]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    array = render_attention_grid(images, {}).reshape(-1, 3)
+    colours = {tuple(colour) for colour in array.tolist()}
+    assert {(255, 255, 255), (255, 127, 0)} <= colours and not {(0, 127, 255), (255, 0, 127)} & colours
+
+
+def test_titles_and_the_caption_are_written():
+    images, attention = torch.zeros(1, 3, 8, 8), dict(net=dict(layer=torch.rand(1, 4, 4)))
+    plain = render_attention_grid(images, attention)
+    for words in (dict(titles=['dog']), dict(caption='below')):
+        assert (render_attention_grid(images, attention, **words) != plain).any()

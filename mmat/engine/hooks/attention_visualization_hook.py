@@ -3,16 +3,17 @@ from typing import Dict, Optional, Sequence
 
 import torch
 import torch.nn as nn
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor
 
-from mmat.models import Distiller, get_attention_maps
-from mmat.models.observe import read_targets
+from mmat.models import Distiller, attention_layers, get_attention_maps
 from mmat.models.probe import evaluating
-from mmat.models.taps import Layer
+from mmat.models.taps import Layer, find_layer
+from mmat.models.targets import read_targets
 from mmat.registry import HOOKS
+from mmat.utils.rng import preserve_rng_state
 from mmat.visualization import render_attention_grid
 
 
@@ -22,7 +23,8 @@ class AttentionVisualizationHook(Hook):
 
     The pictures go to every backend of the Runner's visualizer (TensorBoard, the work directory, ...) as 'attention'. A
     row is an image, its columns the attention maps, upsampled bilinearly and stretched to their own range. Of a
-    distiller both student and teacher are drawn. Training is not touched: modes and random states are left as found.
+    distiller both student and teacher are drawn, of averaged weights (EMA) the trained ones. Training is not touched:
+    modes and random states are left as found.
 
     Args:
         interval (int): Epochs from one picture to the next; iterations where ``by_epoch`` is False. Defaults to 10.
@@ -52,40 +54,55 @@ class AttentionVisualizationHook(Hook):
         self.num_images = num_images
         self.layers = layers
 
-    @master_only
     def before_train(self, runner) -> None:
-        self._batch, self._titles = self._read(runner)
+        # Building a loop and reading images may draw random numbers, and building is something that all processes do.
+        with preserve_rng_state():
+            loop = runner.test_loop if runner._test_loop is not None else runner.val_loop
+            if loop is None:
+                raise ValueError('AttentionVisualizationHook draws images of the test or validation set, but the '
+                                 'config has neither a test_dataloader nor a val_dataloader')
+            self._check_layers(_unwrap(runner.model))
+            if is_main_process():
+                self._batch, self._titles = self._read(loop.dataloader)
         if runner.iter == 0:
             self._draw(runner, 0)
 
-    @master_only
     def after_train_epoch(self, runner) -> None:
         if self.by_epoch and (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             self._draw(runner, runner.epoch + 1)
 
-    @master_only
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if not self.by_epoch and (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
             self._draw(runner, runner.iter + 1)
 
-    def _read(self, runner) -> tuple:
-        """A batch of images, as the loader would give it, and their classes."""
-        loop = runner.test_loop if runner._test_loop is not None else runner.val_loop
-        if loop is None:
-            raise ValueError('AttentionVisualizationHook draws images of the test or validation set, but the config '
-                             'has neither a test_dataloader nor a val_dataloader')
-        dataset, collate = loop.dataloader.dataset, loop.dataloader.collate_fn
+    def _check_layers(self, model: nn.Module) -> None:
+        network = model.student if isinstance(model, Distiller) else model
+        for layer in self.layers or ():
+            find_layer(network, layer)
+        if not (self.layers or attention_layers(network)):
+            raise ValueError(f'{type(network).__name__} has neither attention maps nor stages that can be told: name '
+                             'the layers that AttentionVisualizationHook shall draw')
+
+    def _read(self, loader) -> tuple:
+        """A batch of images, as the loader would give it, and their classes where these are known."""
+        dataset = loader.dataset
         indices = torch.linspace(0, len(dataset) - 1, min(self.num_images, len(dataset))).long().tolist()
-        batch = collate(dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else
-                        [dataset[index] for index in indices])
+        batch = loader.collate_fn(dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else
+                                  [dataset[index] for index in indices])
         if not isinstance(batch['inputs'], Tensor):
             batch['inputs'] = torch.stack(list(batch['inputs']))
-        classes = getattr(dataset, 'metainfo', {}).get('classes')
-        titles = [classes[label] for label in read_targets(batch['data_samples'])] if classes else ()
-        return batch['inputs'], titles
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        try:
+            targets = read_targets(batch['data_samples'])
+        except (KeyError, ValueError):
+            classes = None
+        if not classes:
+            return batch['inputs'], ()
+        return batch['inputs'], [classes[target] for target in (targets if targets.dim() == 1 else targets.argmax(1))]
 
+    @master_only
     def _draw(self, runner, step: int) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = _unwrap(runner.model)
         with evaluating(model):
             attention = self._attention(model)
             images = _denormalize(model.data_preprocessor, self._batch)
@@ -99,15 +116,20 @@ class AttentionVisualizationHook(Hook):
             if teacher is not None:
                 networks['teacher'] = (teacher.network, None)
         return {
-            name: {_short(layer): maps.cpu() for layer, maps in
-                   get_attention_maps(network, self._batch, layers).items()}
+            name: _shorten({layer: maps.cpu() for layer, maps in
+                            get_attention_maps(network, self._batch, layers).items()})
             for name, (network, layers) in networks.items()
         }
 
 
-def _short(layer: str) -> str:
-    """A path for the top of a column: ``backbone.group0`` as ``group0``, ``neck.maps.0`` as ``maps.0``."""
-    return layer.split('.', 1)[-1]
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _shorten(attention: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Paths for the tops of columns: ``group0`` for ``backbone.group0``, where that is not another's too."""
+    short = [layer.split('.', 1)[-1] for layer in attention]
+    return dict(zip(short if len(set(short)) == len(short) else attention, attention.values()))
 
 
 def _denormalize(preprocessor: nn.Module, images: Tensor) -> Tensor:
@@ -116,5 +138,5 @@ def _denormalize(preprocessor: nn.Module, images: Tensor) -> Tensor:
     mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
     if mean is not None:
         inputs = inputs * std + mean
-    inputs = inputs.float().cpu() / 255
+    inputs = inputs.float().cpu() / (1 if images.is_floating_point() and images.max() <= 1 else 255)
     return (inputs if inputs.shape[1] == 3 else inputs[:, :1].expand(-1, 3, -1, -1)).clamp(0, 1)

@@ -1,6 +1,7 @@
 """Activation-based attention transfer (Zagoruyko & Komodakis, ICLR 2017, equation 2)."""
 from typing import Dict, Sequence, Tuple, Union
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -68,7 +69,9 @@ class ActivationATHead(BaseATHead):
 
     def _map(self, network: str, outputs: NetworkOutputs, layer: str) -> Tensor:
         features = outputs.features[layer]
-        return features if layer in self._learned[network] else attention_map(features, self.p, self.reduction)
+        if layer in self._learned[network]:
+            return features if features.dtype == torch.float64 else features.float()
+        return attention_map(features, self.p, self.reduction)
 
     @property
     def factor(self) -> float:

@@ -17,7 +17,7 @@ _LOCAL = [[(64, .3), (64, 0), (128, .4), (128, 0), (256, .4), (256, .4), (256, 0
           [(512, .4), (512, .4), (512, 0)]]
 _GLOBAL = [(512, .4), 'M', (512, .4), 'M']
 _AUTHORS_INIT = [
-    # The last convolution is theirs' linear layer, with its initialisation: uniform within 1 / sqrt(fan in).
+    # The last convolution is their linear layer: uniform within 1 / sqrt(fan in), here with a bias of 0.
     dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu',
          override=dict(type='Kaiming', name='dense', a=5**0.5, mode='fan_in', nonlinearity='leaky_relu',
                        distribution='uniform')),
@@ -88,14 +88,14 @@ class AttentionVGG(BaseModule):
         super().__init__(plan['init_cfg'] if init_cfg is None else init_cfg)
         if position not in POSITIONS:
             raise ValueError(f'position of an AttentionVGG must be one of {POSITIONS}, got {position!r}')
-        if isinstance(out_indices, int) or any(i not in (0, 1, 2) for i in out_indices):
+        if not isinstance(out_indices, (list, tuple)) or any(i not in (0, 1, 2) for i in out_indices):
             raise ValueError(f'out_indices of an AttentionVGG must be among 0, 1, 2, got {out_indices!r}')
         if base_channels < 1:
             raise ValueError(f'base_channels of an AttentionVGG must be at least 1, got {base_channels}')
         if image_size < 32:
             raise ValueError(f'image_size of an AttentionVGG must be at least 32 pixels, got {image_size}')
         self.position = position
-        self.out_indices = tuple(sorted(out_indices))
+        self.out_indices = tuple(sorted(set(out_indices)))
         self.average_gradients = average_gradients
         width = in_channels
         size = image_size
@@ -122,6 +122,8 @@ class AttentionVGG(BaseModule):
                     modules['drop'] = nn.Dropout(0.5)
                 self.tail = nn.Sequential(modules)
         self.dense = nn.Conv2d(width, width, size)
+        # The smallest image of which the five poolings leave what the last convolution needs.
+        self.min_size = 32 * (size - 1) + 1 if plan['ceil_mode'] else 32 * size
 
     @property
     def stage_names(self) -> tuple:
@@ -129,6 +131,9 @@ class AttentionVGG(BaseModule):
         return tuple(f'{"block" if self.position == "before_pool" else "pool"}{index}' for index in range(3))
 
     def forward(self, x: Tensor) -> tuple:
+        if min(x.shape[-2:]) < self.min_size:
+            raise ValueError(f'this AttentionVGG takes images of at least {self.min_size} pixels on each side, got '
+                             f'{tuple(x.shape[-2:])}')
         outs = []
         for index in range(3):
             local = x = getattr(self, f'block{index}')(x)

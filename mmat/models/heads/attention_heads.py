@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmat.registry import MODELS
 
+from ..widths import check_widths
 from .linear_head import LinearClsHead
 
 COMBINATIONS = ('average', 'sum')
@@ -40,11 +41,9 @@ class ConcatClsHead(LinearClsHead):
                  dropout: float = 0.5,
                  init_cfg=dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
                  **kwargs):
-        if isinstance(in_channels, int) or not in_channels or any(width < 1 for width in in_channels):
-            raise ValueError(f'in_channels of {type(self).__name__} must be the widths of the pooled vectors, such as '
-                             f'(256, 512, 512), got {in_channels!r}')
-        super().__init__(num_classes=num_classes, in_channels=sum(in_channels), init_cfg=init_cfg, **kwargs)
-        self.widths = tuple(in_channels)
+        widths = check_widths(in_channels, 'in_channels', type(self).__name__)
+        super().__init__(num_classes=num_classes, in_channels=sum(widths), init_cfg=init_cfg, **kwargs)
+        self.widths = widths
         # BN works channel by channel: that of the joined vectors is that of each.
         layers = [nn.BatchNorm1d(self.in_channels), nn.ReLU(inplace=False)] if norm else []
         self.transform = nn.Sequential(*layers, nn.Dropout(dropout))
@@ -84,4 +83,5 @@ class IndependentClsHead(ConcatClsHead):
         if self.combine == 'sum':
             return logits.sum(dim=0)
         # Their softmax is the mean probability, their cross-entropy that of the mean.
+        logits = logits if logits.dtype == torch.float64 else logits.float()
         return F.log_softmax(logits, dim=-1).logsumexp(dim=0) - math.log(len(logits))

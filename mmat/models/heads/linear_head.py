@@ -1,17 +1,11 @@
 """Linear classification head for batches whose labels are one tensor."""
+from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import LinearClsHead as MMPretrainLinearClsHead
+from torch import Tensor
 
 from mmat.registry import MODELS
 
-
-class _Labels:
-    """One tensor of labels, in the form that mmpretrain's heads read: a list of samples, here of one."""
-
-    def __init__(self, gt_label):
-        self.gt_label = gt_label
-
-    def __contains__(self, field):
-        return field == 'gt_label'
+from ..targets import read_targets
 
 
 @MODELS.register_module()
@@ -19,14 +13,22 @@ class LinearClsHead(MMPretrainLinearClsHead):
     """mmpretrain's linear head; reads the labels of :class:`mmat.datasets.BatchedSamples` as one tensor.
 
     Collecting them from one DataSample per image costs more than loading and augmenting the batch. Any other
-    mmpretrain head works on these batches too, at that cost. Arguments as mmpretrain's.
+    mmpretrain head works on these batches too, at that cost. The training accuracy is that of the highest score,
+    whatever its sign; mmpretrain's counts an image whose highest score is not positive as wrong. Arguments as
+    mmpretrain's.
     """
 
     def __init__(self, *args, loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0), **kwargs):
         # mmpretrain's own default has no prefix, so it builds in mmpretrain's scope only.
         super().__init__(*args, loss=loss, **kwargs)
 
-    def _get_loss(self, cls_score, data_samples, **kwargs):
-        if hasattr(data_samples, 'gt_label'):
-            data_samples = [_Labels(data_samples.gt_label)]
-        return super()._get_loss(cls_score, data_samples, **kwargs)
+    def _get_loss(self, cls_score: Tensor, data_samples, **kwargs) -> dict:
+        target = read_targets(data_samples)
+        losses = dict(loss=self.loss_module(cls_score, target, avg_factor=cls_score.size(0), **kwargs))
+        if self.cal_acc:
+            if target.dim() != 1:
+                raise ValueError('cal_acc counts right labels, and a batch that is mixed (mixup, cutmix) has scores '
+                                 'instead: leave out cal_acc')
+            accuracy = Accuracy.calculate(cls_score, target, topk=self.topk, thrs=(None, ))
+            losses.update({f'accuracy_top-{k}': value for k, value in zip(self.topk, accuracy)})
+        return losses

@@ -9,6 +9,8 @@ from torch import Tensor
 from mmat.attention import attend, normalize_scores
 from mmat.attention.learned import check_normalization
 
+from ..widths import check_widths
+
 
 class AttentionWeights(nn.Module):
     """Turns scores into attention, (N, H, W) to (N, H, W); a module so that whoever wants the maps can tap it.
@@ -55,16 +57,14 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
 
     def __init__(self, in_channels: Sequence[int], global_channels: int, normalization: str, init_cfg=None):
         super().__init__(init_cfg)
-        if isinstance(in_channels, int) or not in_channels or any(width < 1 for width in in_channels):
-            raise ValueError(f'in_channels of {type(self).__name__} must be the widths of the local features, such as '
-                             f'(256, 512, 512), got {in_channels!r}')
-        if global_channels < 1:
-            raise ValueError(f'global_channels of {type(self).__name__} must be at least 1, got {global_channels}')
+        self.in_channels = check_widths(in_channels, 'in_channels', type(self).__name__)
+        if not isinstance(global_channels, int) or global_channels < 1:
+            raise ValueError(f'global_channels of {type(self).__name__} must be a number of at least 1, got '
+                             f'{global_channels!r}')
         check_normalization(normalization)
-        self.in_channels = tuple(in_channels)
         self.global_channels = global_channels
         self.normalization = normalization
-        self.maps = nn.ModuleList(AttentionWeights(normalization) for _ in in_channels)
+        self.maps = nn.ModuleList(AttentionWeights(normalization) for _ in self.in_channels)
 
     @property
     def out_channels(self) -> Tuple[int, ...]:
@@ -72,16 +72,16 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
         return self.in_channels
 
     def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-        *local, descriptor = inputs
-        if len(inputs) == len(self.in_channels):
-            local = inputs
-        widths, found = (*self.in_channels, self.global_channels), (*(each.shape[1] for each in local),
-                                                                    descriptor.shape[1])
-        if widths != found or any(each.dim() != 4 for each in local):
+        levels = len(self.in_channels)
+        local, (descriptor, ) = inputs[:levels], inputs[-1:] or (None, )
+        shapes = [tuple(each.shape) for each in inputs]
+        if (len(inputs) not in (levels, levels + 1) or any(len(shape) != 4 for shape in shapes[:levels])
+                or tuple(shape[1] for shape in shapes[:levels]) != self.in_channels or len(shapes[-1]) not in (2, 4)
+                or shapes[-1][1] != self.global_channels or len({shape[0] for shape in shapes}) != 1):
             raise ValueError(
                 f'{type(self).__name__} expects local features of shape (N, C, H, W) with {self.in_channels} channels '
                 f'and a global feature with {self.global_channels} (or none, where it is the last of them), got '
-                f'{[tuple(each.shape) for each in inputs]}; see out_indices of the backbone')
+                f'{shapes}; see out_indices of the backbone')
         pooled = []
         for level, feature in enumerate(local):
             feature, scores = self.score(level, feature, descriptor)

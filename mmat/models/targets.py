@@ -1,0 +1,19 @@
+"""Labels of a batch."""
+import torch
+from torch import Tensor
+
+
+def read_targets(data_samples: list) -> Tensor:
+    """Labels of a batch, shape (N, ), or their scores, (N, classes), where it has scores.
+
+    Raises:
+        ValueError: It has neither.
+    """
+    if hasattr(data_samples, 'gt_label'):
+        return data_samples.gt_label
+    samples = list(data_samples or [])
+    if samples and all('gt_score' in sample for sample in samples):
+        return torch.stack([sample.gt_score for sample in samples])
+    if samples and all('gt_label' in sample and len(sample.gt_label) == 1 for sample in samples):
+        return torch.cat([sample.gt_label for sample in samples])
+    raise ValueError('the targets of a batch are wanted, but it has no labels (one, or scores, for each image)')

@@ -1,0 +1,431 @@
+import math
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.model import convert_sync_batchnorm
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+
+from mmat.models import AttentionResNet
+from mmat.models.taps import find_layer, tap
+from mmat.registry import MODELS
+
+STAGES = ['stage0', 'stage1', 'stage2']
+BRANCHES = ['conv', 'pool']
+
+every_branch = pytest.mark.parametrize('branch', BRANCHES)
+
+
+# Parameters of depth 164, 18 blocks a stage. The first of a stage has BN, the three convolutions and two BN of a
+# bottleneck, and the projection; the other 17 have no projection.
+def stage(channels, width, narrow):
+    first = 2 * channels + channels * narrow + 9 * narrow * narrow + narrow * width + 4 * narrow + channels * width
+    other = 2 * width + width * narrow + 9 * narrow * narrow + narrow * width + 4 * narrow
+    return first + 17 * other
+
+
+TRUNK = 3 * 9 * 16 + stage(16, 64, 16) + stage(64, 128, 32) + stage(128, 256, 64) + 2 * 256
+# A convolution with its bias and its BN, and a linear layer.
+CONV_BRANCH = 9 * 256 * 256 + 256 + 2 * 256 + 256 * 256 + 256
+
+
+@pytest.mark.parametrize('options, by_hand, expected', [
+    (dict(), TRUNK + CONV_BRANCH, 2357072),
+    (dict(global_branch='conv', out_indices=()), TRUNK + CONV_BRANCH, 2357072),
+    # With its classifier of ten classes, 2570, the 1.7 million of the ResNet-164 paper.
+    (dict(global_branch='pool'), TRUNK, 1700688),
+])
+def test_parameter_count_of_depth_164(options, by_hand, expected):
+    assert by_hand == expected
+    # Counted only: nothing needs to be held or drawn.
+    with torch.device('meta'):
+        model = MODELS.build(dict(type='mmat.AttentionResNet', **options))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected
+
+
+def test_parameter_count_of_the_attention_network():
+    # Local features of 128 and 256 channels; g comes to 128 through BN and a linear layer.
+    neck = 2 * 256 + 256 * 128 + 128 + 129 + 257
+    head = 2 * 384 + 384 * 10 + 10
+    with torch.device('meta'):
+        parts = [MODELS.build(config) for config in (
+            dict(type='mmat.AttentionResNet'),
+            dict(type='mmat.SpatialAttentionNeck', in_channels=(128, 256), global_channels=256),
+            dict(type='mmat.ConcatClsHead', num_classes=10, in_channels=(128, 256)))]
+    assert sum(p.numel() for part in parts for p in part.parameters()) == TRUNK + CONV_BRANCH + neck + head
+
+
+@pytest.mark.parametrize('depth, blocks', [(11, 1), (20, 2)])
+@every_branch
+def test_weights_and_their_names(depth, blocks, branch):
+    expected, channels = {'conv0.weight': (16, 5, 3, 3)}, 16
+    for name, width in zip(STAGES, (64, 128, 256)):
+        for b in range(blocks):
+            base = f'{name}.block{b}'
+            narrow = width // 4
+            expected[f'{base}.conv0.weight'] = (narrow, channels, 1, 1)
+            expected[f'{base}.conv1.weight'] = (narrow, narrow, 3, 3)
+            expected[f'{base}.conv2.weight'] = (width, narrow, 1, 1)
+            if b == 0:
+                expected[f'{base}.shortcut.weight'] = (width, channels, 1, 1)
+            for index, norm in enumerate((channels, narrow, narrow)):
+                expected[f'{base}.bn{index}.weight'] = expected[f'{base}.bn{index}.bias'] = (norm, )
+            channels = width
+    norms = ['bn']
+    if branch == 'conv':
+        norms += ['descriptor.conv.bn']
+        expected.update({'descriptor.conv.conv.weight': (256, 256, 3, 3), 'descriptor.conv.conv.bias': (256, ),
+                         'descriptor.fc.weight': (256, 256), 'descriptor.fc.bias': (256, )})
+    for norm in norms:
+        expected[f'{norm}.weight'] = expected[f'{norm}.bias'] = (256, )
+    model = AttentionResNet(depth, global_branch=branch, in_channels=5)
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == expected
+
+
+@every_branch
+@pytest.mark.parametrize('size, sizes', [
+    ((32, 32), [(32, 32), (16, 16), (8, 8)]),
+    ((33, 30), [(33, 30), (17, 15), (9, 8)]),
+    # Odd ones, which strides and the pooling round up, down to a single pixel.
+    ((5, 9), [(5, 9), (3, 5), (2, 3)]),
+    ((1, 2), [(1, 2), (1, 1), (1, 1)]),
+])
+def test_shapes_of_taps_and_outputs(branch, size, sizes):
+    model = AttentionResNet(11, (0, 1, 2), branch, in_channels=1).eval()
+    with torch.no_grad(), tap(model, STAGES) as taps:
+        outs = model(torch.randn(2, 1, *size))
+    shapes = [(2, width, *hw) for width, hw in zip((64, 128, 256), sizes)]
+    assert [tuple(taps[path].shape) for path in STAGES] == shapes
+    assert [tuple(out.shape) for out in outs] == [*shapes, (2, 256)]
+
+
+def test_the_default():
+    with torch.device('meta'):
+        model = AttentionResNet()
+        outs = model(torch.empty(2, 3, 32, 32))
+    assert [len(getattr(model, name)) for name in STAGES] == [18, 18, 18]
+    assert [tuple(out.shape) for out in outs] == [(2, 128, 16, 16), (2, 256, 8, 8), (2, 256)]
+
+
+# The network again, over a dictionary of tensors.
+
+def dropout(x, p, training=True, inplace=False):
+    """Stands in for dropout, so that two networks agree: not random, and not linear, which BN would hide."""
+    return x - p * x * x if training else x
+
+
+def pieces(params, depth, branch, training=False):
+    """Four functions: of the image, that makes the first local feature; of each of them, that makes the next or g."""
+
+    def norm_relu(x, base, eps=1e-5):
+        return F.relu(F.batch_norm(x, params[f'{base}.running_mean'], params[f'{base}.running_var'],
+                                   params[f'{base}.weight'], params[f'{base}.bias'], training, 0.1, eps))
+
+    def run_stage(x, index):
+        if index == 0:
+            x = F.conv2d(x, params['conv0.weight'], padding=1)
+        for b in range((depth - 2) // 9):
+            base = f'stage{index}.block{b}'
+            stride = 2 if index > 0 and b == 0 else 1
+            o = norm_relu(x, f'{base}.bn0')
+            z = norm_relu(F.conv2d(o, params[f'{base}.conv0.weight'], stride=stride), f'{base}.bn1')
+            z = norm_relu(F.conv2d(z, params[f'{base}.conv1.weight'], padding=1), f'{base}.bn2')
+            z = F.conv2d(z, params[f'{base}.conv2.weight'])
+            x = z + (F.conv2d(o, params[f'{base}.shortcut.weight'], stride=stride) if b == 0 else x)
+        return x
+
+    def descriptor(x):
+        x = norm_relu(x, 'bn')
+        if branch == 'pool':
+            return x.mean((2, 3))
+        x = F.max_pool2d(x, 2, ceil_mode=True)
+        x = F.conv2d(x, params['descriptor.conv.conv.weight'], params['descriptor.conv.conv.bias'], padding=1)
+        x = dropout(norm_relu(x, 'descriptor.conv.bn', 1e-3), 0.4, training)
+        x = dropout(x.amax((2, 3)), 0.5, training)
+        return F.linear(x, params['descriptor.fc.weight'], params['descriptor.fc.bias'])
+
+    return [*(lambda x, index=index: run_stage(x, index) for index in range(3)), descriptor]
+
+
+def tensors(model, requires_grad=False):
+    """A copy of the weights and running statistics, by name."""
+    return {
+        key: value.detach().clone().requires_grad_(requires_grad and 'running' not in key)
+        for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')
+    }
+
+
+def lively(model):
+    """Give layers values that would show any mix-up; some BN weights negative."""
+    torch.manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.normal_(module.bias)
+    return model.double()
+
+
+def close(found, expected, msg=None):
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9, msg=msg)
+
+
+@pytest.mark.parametrize('depth, size', [(11, (32, 32)), (11, (13, 18)), (20, (16, 16))])
+@every_branch
+@pytest.mark.parametrize('training', [False, True])
+def test_equals_the_authors_network(depth, size, branch, training, monkeypatch):
+    monkeypatch.setattr(F, 'dropout', dropout)
+    model = lively(AttentionResNet(depth, (0, 1, 2), branch)).train(training)
+    params = tensors(model)
+    x = torch.randn(3, 3, *size, dtype=torch.float64)
+    copy = x.clone()
+    # Would complain if anything later wrote over them.
+    with tap(model, STAGES) as taps:
+        outs = model(x)
+    assert torch.equal(x, copy)
+    assert len(outs) == 4
+    for path, out in zip(STAGES, outs):
+        # Raw, before BN and ReLU: negative in places.
+        assert out.min() < 0
+        assert taps[path] is out
+    for piece, out in zip(pieces(params, depth, branch, training), outs):
+        x = piece(x)
+        assert 1e-3 < x.std() < 1e3
+        close(out, x)
+    # In training both update the running statistics, with the same momentum.
+    after = tensors(model)
+    assert after.keys() == params.keys()
+    for key in params:
+        close(after[key], params[key], msg=key)
+
+
+@pytest.mark.parametrize('branch, steady', [('conv', False), ('pool', True)])
+def test_dropout_rests_in_evaluation(branch, steady):
+    model = AttentionResNet(11, (), branch)
+    x = torch.randn(2, 3, 16, 16)
+    torch.manual_seed(0)
+    assert torch.equal(model(x)[0], model(x)[0]) == steady
+    model.eval()
+    assert torch.equal(model(x)[0], model(x)[0])
+
+
+@pytest.mark.parametrize('out_indices', [(), (0, ), (1, ), (2, ), (1, 2), (0, 1, 2), (2, 0), [1]])
+@every_branch
+def test_out_indices(out_indices, branch):
+    model = AttentionResNet(11, out_indices, branch).eval()
+    with torch.no_grad(), tap(model, [*STAGES, 'descriptor']) as taps:
+        outs = model(torch.randn(2, 3, 8, 8))
+    assert isinstance(outs, tuple) and len(outs) == len(out_indices) + 1
+    for out, index in zip(outs, sorted(out_indices)):
+        assert out is taps[STAGES[index]]
+    assert outs[-1] is taps['descriptor']
+
+
+def test_stages():
+    model = nn.Module()
+    model.backbone = AttentionResNet(11)
+    assert [find_layer(model, i) for i in range(3)] == ['backbone.stage0', 'backbone.stage1', 'backbone.stage2']
+    assert find_layer(model, -1) == 'backbone.stage2'
+    with pytest.raises(ValueError, match='AttentionResNet has 3 stages'):
+        find_layer(model, 3)
+
+
+# Gradients
+
+def scores(outs):
+    """A number that ties every local feature to the global vector, as attention does."""
+    *local, descriptor = outs
+    result = descriptor.sin().sum()
+    for index, feature in enumerate(local):
+        weight = descriptor.roll(index, 1)[:, :feature.shape[1], None, None]
+        result = result + ((feature * weight).flatten(1).sin() * (index + 1)).mean(1).sum()
+    return result
+
+
+def authors_backward(parts, x, out_indices, average):
+    """The gradients of the score at the stages and the image, in the manner of the authors' training loop.
+
+    Each part is run and gone back through on its own. Where branches meet, gradients are averaged: that of g over the
+    levels, and at each level that of the attention with that of what comes after. Parameters get theirs.
+    """
+    starts, ends = [], []
+    for part in parts:
+        starts.append(x.detach().requires_grad_())
+        ends.append(part(starts[-1]))
+        x = ends[-1]
+    leaves = [end.detach().requires_grad_() for end in ends]
+    scores([*(leaves[i] for i in out_indices), leaves[3]]).backward()
+    gradient = leaves[3].grad / (len(out_indices) if average and out_indices else 1)
+    at_levels = []
+    for index in (2, 1, 0):
+        ends[index + 1].backward(gradient)
+        gradient = starts[index + 1].grad
+        if index in out_indices:
+            gradient = (gradient + leaves[index].grad) / (2 if average else 1)
+        at_levels.insert(0, gradient)
+    ends[0].backward(gradient)
+    return [*at_levels, starts[0].grad]
+
+
+@pytest.mark.parametrize('depth, branch, out_indices', [
+    *((11, 'conv', levels) for levels in [(), (0, ), (1, ), (2, ), (1, 2), (0, 1, 2)]),
+    (11, 'pool', (1, 2)), (20, 'conv', (1, 2))])
+@pytest.mark.parametrize('options, average', [({}, False), (dict(average_gradients=True), True)])
+def test_gradients_where_branches_meet(depth, branch, out_indices, options, average):
+    model = lively(AttentionResNet(depth, out_indices, branch, **options)).eval()
+    params = tensors(model, requires_grad=True)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    expected = authors_backward(pieces(params, depth, branch), x, out_indices, average)
+    with tap(model, STAGES) as taps:
+        outs = model(x)
+    # Methods that compare gradients at a layer see what arrives there in training.
+    found = torch.autograd.grad(scores(outs), [*(taps[path] for path in STAGES), x], retain_graph=True)
+    for one, other in zip(found, expected):
+        assert other.abs().max() > 1e-6
+        close(one, other)
+    scores(outs).backward()
+    for name, parameter in model.named_parameters():
+        close(parameter.grad, params[name].grad, msg=name)
+
+
+@pytest.mark.parametrize('out_indices', [(1, ), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize('average', [False, True])
+def test_double_backward(out_indices, average):
+    model = lively(AttentionResNet(11, out_indices, average_gradients=average)).eval()
+    params = tensors(model, requires_grad=True)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def join(x, count):
+        """The same value with a part of the gradient, which torch's graph can tell."""
+        return x / count + (x - x / count).detach() if average else x
+
+    expected, feature = [], x
+    for index, piece in enumerate(pieces(params, 11, 'conv')):
+        feature = piece(feature)
+        if index in out_indices:
+            feature = join(feature, 2)
+            expected.append(feature)
+    expected.append(join(feature, len(out_indices)))
+    norms = []
+    for outs in (model(x), expected):
+        gradient, = torch.autograd.grad(scores(outs), x, create_graph=True)
+        norms.append(gradient.square().sum())
+        norms[-1].backward()
+    close(norms[0], norms[1])
+    assert norms[1] > 1e-9
+    for name, parameter in model.named_parameters():
+        # As a whole: single entries are what is left of large terms that cancel.
+        expected = params[name].grad
+        assert (parameter.grad - expected).norm() <= 1e-8 * expected.norm() + 1e-12, name
+
+
+@pytest.mark.parametrize('out_indices', [(), (2, ), (1, 2), (0, 1, 2)])
+def test_averaging_gradients_changes_no_value(out_indices):
+    models = [AttentionResNet(11, out_indices, average_gradients=average).eval() for average in (False, True)]
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(2, 3, 8, 8)
+    expected = models[0](x)
+    for context in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
+        with context:
+            outs = models[1](x)
+        assert len(outs) == len(expected)
+        assert all(torch.equal(out, other) for out, other in zip(outs, expected))
+
+
+# Initialisation
+
+def is_uniform(values, bound):
+    """Five standard errors of the estimates; uniform, not normal: almost up to the bound, and not further."""
+    values = values.detach().double()
+    count = values.numel()
+    std = bound / math.sqrt(3)
+    return (0.95 * bound < values.abs().max() <= bound and abs(values.mean()) < 5 * std / math.sqrt(count)
+            and abs(values.std() / std - 1) < 5 / math.sqrt(count))
+
+
+@every_branch
+def test_initialisation(branch):
+    torch.manual_seed(0)
+    model = AttentionResNet(11, global_branch=branch)
+    model.init_weights()
+    norms, kinds = [], set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.detach()
+            count = weight.numel()
+            std = math.sqrt(2 / (module.kernel_size[0]**2 * module.out_channels))
+            # Normal: a uniform one never passes 1.74 std.
+            assert abs(weight.std() - std) < 5 * std / math.sqrt(2 * count), name
+            assert abs(weight.mean()) < 5 * std / math.sqrt(count), name
+            assert weight.abs().max() > 2 * std, name
+            assert (module.bias is not None) == (name == 'descriptor.conv.conv')
+            assert module.bias is None or (module.bias == 0).all()
+        elif isinstance(module, nn.BatchNorm2d):
+            assert module.weight.min() >= 0 and module.weight.max() < 1 and (module.bias == 0).all(), name
+            assert (module.running_mean == 0).all() and (module.running_var == 1).all(), name
+            norms.append(module.weight.detach())
+        elif isinstance(module, nn.Linear):
+            assert is_uniform(module.weight, 1 / 16) and is_uniform(module.bias, 1 / 16)
+        kinds.add(type(module))
+    assert is_uniform(2 * torch.cat(norms) - 1, 1)
+    assert (nn.Linear in kinds) == (branch == 'conv')
+
+
+def test_synchronised_bn_is_initialised_alike():
+    # The Runner converts before it initialises.
+    model = convert_sync_batchnorm(AttentionResNet(11))
+    model.init_weights()
+    norms = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert len(norms) == 11 and all(0 <= norm.weight.min() < norm.weight.max() < 1 for norm in norms)
+
+
+def test_initialisation_can_be_chosen_and_follows_the_seed():
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = AttentionResNet(11)
+        model.init_weights()
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(states[0]['conv0.weight'], states[2]['conv0.weight'])
+    model = AttentionResNet(11, init_cfg=dict(type='Constant', layer='Conv2d', val=0.5))
+    model.init_weights()
+    assert all((m.weight == 0.5).all() for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+# Configs
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain', 'mmat'])
+@pytest.mark.parametrize('registry', [MODELS, ROOT_MODELS], ids=['ours', 'root'])
+def test_builds_from_any_scope(scope, registry):
+    with DefaultScope.overwrite_default_scope(scope):
+        model = registry.build(dict(type='mmat.AttentionResNet', depth=11, out_indices=[1]))
+    assert isinstance(model, AttentionResNet)
+    assert [out.shape[1] for out in model(torch.randn(2, 3, 8, 8))] == [128, 256]
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(depth=15), 'must be 9n [+] 2 .*got 15; the nearest is 11'),
+    (dict(depth=16), 'got 16; the nearest is 20'),
+    (dict(depth=163), 'got 163; the nearest is 164'),
+    (dict(depth=166), 'got 166; the nearest is 164'),
+    # 9 * 0 + 2 layers would be no network.
+    (dict(depth=2), 'got 2; the nearest is 11'),
+    (dict(depth=-7), 'got -7; the nearest is 11'),
+    (dict(out_indices=(0, 3)), r'out_indices .* among 0, 1, 2, got \(0, 3\)'),
+    (dict(out_indices=(-1, )), r'among 0, 1, 2, got \(-1,\)'),
+    (dict(out_indices=2), 'among 0, 1, 2, got 2'),
+    (dict(global_branch='max'), "global_branch .* must be 'conv' or 'pool', got 'max'"),
+    (dict(global_branch=None), 'global_branch .* got None'),
+])
+def test_refuses_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        AttentionResNet(**options)
+    assert 'AttentionResNet' in str(error.value)
