@@ -12,14 +12,14 @@ from mmat.apis.linear_probe import linear_probe
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='such as recipes/cross_domain_digits.py')
+    parser.add_argument('config', help='such as recipes/linear_probe/cifar10_to_digits.py')
     parser.add_argument('--device', help='default: a GPU where there is one')
     parser.add_argument('--out', metavar='FILE', help='write the result here, as .json or .yml')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config, such as checkpoint=PATH')
     args = parser.parse_args()
     if not Path(args.config).is_file():
-        raise FileNotFoundError(f'no config {args.config!r}; those of the project are recipes/cross_domain_*.py')
+        raise FileNotFoundError(f'no config {args.config!r}; those of the project are recipes/linear_probe/*.py')
     if args.out and Path(args.out).suffix not in ('.json', '.yml', '.yaml'):
         raise ValueError(f'--out must end in .json, .yml or .yaml, got {args.out!r}')
     config = Config.fromfile(args.config)

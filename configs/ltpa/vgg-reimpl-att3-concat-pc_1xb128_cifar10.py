@@ -4,6 +4,5 @@ model = dict(
     backbone=dict(out_indices=(0, 1, 2)),
     neck=dict(
         type='mmat.SpatialAttentionNeck', in_channels=(256, 512, 512), global_channels=512, compatibility='pc',
-        bias=False, project='local',
-        init_cfg=dict(type='Xavier', layer='Conv2d', gain=2**0.5, distribution='uniform')),
+        bias=False, project='local'),
     head=dict(in_channels=(512, 512, 512)))

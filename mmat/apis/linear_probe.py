@@ -67,7 +67,8 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
     """
     missing = [key for key in ('network', 'train', 'test', 'classifier') if key not in config]
     if missing:
-        raise ValueError(f'the config of a linear probe needs {", ".join(missing)}; see recipes/cross_domain_digits.py')
+        raise ValueError(f'the config of a linear probe needs {", ".join(missing)}; see '
+                         'recipes/linear_probe/cifar10_to_digits.py')
     try:
         from sklearn.model_selection import GridSearchCV
         from sklearn.pipeline import make_pipeline

@@ -18,6 +18,7 @@ from mmat.datasets import Digits
 from mmat.models import build_network
 
 ROOT = Path(__file__).parents[2]
+DIGITS = 'recipes/linear_probe/cifar10_to_digits.py'
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_another_preprocessor(config):
 @pytest.mark.parametrize('missing', ['network', 'train', 'test', 'classifier'])
 def test_names_what_the_config_lacks(config, missing):
     config.pop(missing)
-    with pytest.raises(ValueError, match=f'needs {missing}; see recipes/cross_domain_digits.py'):
+    with pytest.raises(ValueError, match=f'needs {missing}; see recipes/linear_probe/cifar10_to_digits.py'):
         linear_probe(config)
 
 
@@ -134,7 +135,7 @@ def test_refuses_datasets_of_different_classes(config, monkeypatch):
 
 
 def test_the_recipes_name_what_there_is():
-    for recipe in ROOT.glob('recipes/cross_domain_*.py'):
+    for recipe in ROOT.glob('recipes/linear_probe/*.py'):
         config = Config.fromfile(recipe)
         get_model(config.network)
         assert config.checkpoint == f'work_dirs/{config.network}'
@@ -160,9 +161,9 @@ def test_the_command(tmp_path, config):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['recipes/cross_domain_digit.py'], 'recipes/cross_domain_'),
-    (['recipes/cross_domain_digits.py', '--out', 'result.txt'], 'must end in .json'),
-    (['recipes/cross_domain_digits.py', '--cfg-options', 'checkpoint=nowhere.pth'], "no checkpoint at 'nowhere.pth'"),
+    (['recipes/linear_probe/digits.py'], 'recipes/linear_probe/'),
+    ([DIGITS, '--out', 'result.txt'], 'must end in .json'),
+    ([DIGITS, '--cfg-options', 'checkpoint=nowhere.pth'], "no checkpoint at 'nowhere.pth'"),
 ])
 def test_the_command_says_what_is_wrong_in_one_line(args, message):
     result = run(*args)

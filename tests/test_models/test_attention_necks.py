@@ -1,11 +1,13 @@
 import itertools
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
 from mmengine.registry import DefaultScope
 
@@ -294,9 +296,10 @@ def assert_normal(weight, std):
 
 
 @pytest.mark.parametrize('convert', [lambda model: model, convert_sync_batchnorm], ids=['bn', 'sync'])
-def test_spatial_initialisation(convert):
+def test_spatial_initialisation_as_the_authors(convert):
     torch.manual_seed(0)
-    model = SpatialAttentionNeck((2000, ), 300)
+    config = Config.fromfile(Path(__file__).parents[2] / 'configs' / 'ltpa' / 'vgg-att-pc_1xb128_cifar10.py')
+    model = SpatialAttentionNeck((2000, ), 300, init_cfg=config.model.neck.init_cfg)
     bn, linear = model.projections[0][0], model.projections[0][3]
     before = [value.clone() for value in linear.parameters()]
     with torch.no_grad():
@@ -316,12 +319,16 @@ def test_spatial_initialisation(convert):
     assert 0.95 / math.sqrt(300) < linear.weight.abs().max() <= 1 / math.sqrt(300)
 
 
-def test_spatial_initialisation_of_local_projections():
+def test_spatial_initialisation():
     torch.manual_seed(0)
-    model = SpatialAttentionNeck((100, ), 400, project='local')
+    model = SpatialAttentionNeck((100, 2000), 2000, project='local')
     model.init_weights()
-    assert_normal(model.projections[0].weight, math.sqrt(2 / 400))
-    assert_normal(model.scores[0].weight, math.sqrt(2))
+    # Xavier-uniform, of gain sqrt(2): up to sqrt(2) * sqrt(6 / (fan in + fan out)).
+    for weight, fans in ((model.projections[0].weight, 100 + 2000), (model.scores[1].weight, 2000 + 1)):
+        bound = math.sqrt(2 * 6 / fans)
+        assert 0.99 * bound < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        assert abs(weight.mean().item()) < 5 * bound / math.sqrt(3 * weight.numel())
 
 
 def test_grid_initialisation():

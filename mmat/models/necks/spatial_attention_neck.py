@@ -40,8 +40,9 @@ class SpatialAttentionNeck(BaseAttentionNeck):
         normalization (str): 'softmax' or 'sigmoid'. Defaults to 'softmax'.
         project (str): 'global' or 'local'. Defaults to 'global'.
         dropout (float): Before the linear layer of ``project='global'``. Defaults to 0.5, the authors'.
-        init_cfg (dict | list, optional): Initialisation. Defaults to the authors': kaiming-normal convolutions (fan
-            out), BN weights uniform in [0, 1), BN biases 0, linear layers as torch's.
+        init_cfg (dict | list, optional): Initialisation. Defaults to the re-implementation's, Xavier-uniform
+            convolutions of gain sqrt(2). The authors' (kaiming-normal, fan out), which their configs name, gives the
+            scores' weights a standard deviation of sqrt(2), and with it attention that starts out all or nothing.
 
     Raises:
         ValueError: An option outside these; at run time, features of another number or width.
@@ -55,10 +56,7 @@ class SpatialAttentionNeck(BaseAttentionNeck):
                  normalization: str = 'softmax',
                  project: str = 'global',
                  dropout: float = 0.5,
-                 init_cfg=[
-                     dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
-                     dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
-                 ]):
+                 init_cfg=dict(type='Xavier', layer='Conv2d', gain=2**0.5, distribution='uniform')):
         super().__init__(in_channels, global_channels, normalization, init_cfg)
         if compatibility not in COMPATIBILITIES:
             raise ValueError(f'compatibility of SpatialAttentionNeck must be one of {COMPATIBILITIES}, got '

@@ -1,5 +1,5 @@
 # Features learned on CIFAR-10, tried on handwritten digits: nothing to download but CIFAR-10 for the network.
-#     python tools/linear_probe.py recipes/cross_domain_digits.py
+#     python tools/linear_probe.py recipes/linear_probe/cifar10_to_digits.py
 network = 'vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10'
 checkpoint = 'work_dirs/vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10'
 

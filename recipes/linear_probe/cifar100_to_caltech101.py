@@ -1,6 +1,6 @@
 # Features learned on CIFAR-100, tried on Caltech-101, as in the paper's cross-domain table. Bring the data: the archive
 # caltech-101 unpacked in data/caltech-101, with the split files that mmpretrain's Caltech101 documents.
-#     python tools/linear_probe.py recipes/cross_domain_caltech101.py
+#     python tools/linear_probe.py recipes/linear_probe/cifar100_to_caltech101.py
 network = 'vgg-att2-concat-pc_1xb128_cifar100'
 checkpoint = 'work_dirs/vgg-att2-concat-pc_1xb128_cifar100'
 
