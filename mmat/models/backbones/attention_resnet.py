@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmat.registry import MODELS
 
-from .layers import average_gradient, conv_bn_relu
+from .layers import average_gradient, check_levels, conv_bn_relu
 
 
 class PreActBottleneck(BaseModule):
@@ -82,11 +82,9 @@ class AttentionResNet(BaseModule):
             near = max(11, 9 * round((depth - 2) / 9) + 2)
             raise ValueError(f'depth of an AttentionResNet must be 9n + 2 (11, 20, ..., 164, ...), got {depth}; the '
                              f'nearest is {near}')
-        if not isinstance(out_indices, (list, tuple)) or any(i not in (0, 1, 2) for i in out_indices):
-            raise ValueError(f'out_indices of an AttentionResNet must be among 0, 1, 2, got {out_indices!r}')
         if global_branch not in ('conv', 'pool'):
             raise ValueError(f"global_branch of an AttentionResNet must be 'conv' or 'pool', got {global_branch!r}")
-        self.out_indices = tuple(sorted(set(out_indices)))
+        self.out_indices = check_levels(out_indices, 'AttentionResNet')
         self.average_gradients = average_gradients
         self.conv0 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         width = 16

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmat.registry import MODELS
 
-from .layers import average_gradient, conv_bn_relu
+from .layers import average_gradient, check_levels, conv_bn_relu
 
 # Convolutions of each block as (width, dropout after it) with 'M' for 2x2 max-pooling; blocks are pooled at their end.
 # What follows the last block belongs to the global branch.
@@ -88,14 +88,12 @@ class AttentionVGG(BaseModule):
         super().__init__(plan['init_cfg'] if init_cfg is None else init_cfg)
         if position not in POSITIONS:
             raise ValueError(f'position of an AttentionVGG must be one of {POSITIONS}, got {position!r}')
-        if not isinstance(out_indices, (list, tuple)) or any(i not in (0, 1, 2) for i in out_indices):
-            raise ValueError(f'out_indices of an AttentionVGG must be among 0, 1, 2, got {out_indices!r}')
         if base_channels < 1:
             raise ValueError(f'base_channels of an AttentionVGG must be at least 1, got {base_channels}')
         if image_size < 32:
             raise ValueError(f'image_size of an AttentionVGG must be at least 32 pixels, got {image_size}')
         self.position = position
-        self.out_indices = tuple(sorted(set(out_indices)))
+        self.out_indices = check_levels(out_indices, 'AttentionVGG')
         self.average_gradients = average_gradients
         width = in_channels
         size = image_size

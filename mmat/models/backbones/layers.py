@@ -1,8 +1,20 @@
 """Pieces of the "Learn to Pay Attention" backbones."""
 from collections import OrderedDict
+from typing import Sequence, Tuple
 
 import torch.nn as nn
 from torch import Tensor
+
+
+def check_levels(out_indices: Sequence[int], owner: str) -> Tuple[int, ...]:
+    """Indices of the three local features, in order and each once; none is fine too.
+
+    Raises:
+        ValueError: Anything else; ``owner`` is how the message calls the backbone.
+    """
+    if not isinstance(out_indices, (list, tuple)) or any(index not in (0, 1, 2) for index in out_indices):
+        raise ValueError(f'out_indices of an {owner} must be among 0, 1, 2, got {out_indices!r}')
+    return tuple(sorted(set(out_indices)))
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, eps: float) -> nn.Sequential:
