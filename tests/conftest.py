@@ -11,6 +11,9 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+# The checks that tests share say as much when they fail as those in the tests.
+pytest.register_assert_rewrite('backbone_checks')
+
 DIGITS = dict(
     batch_size=32, num_workers=0, dataset=dict(type='mmat.Digits', split='train', train_size=64, size=8),
     sampler=dict(type='DefaultSampler', shuffle=True), collate_fn=dict(type='mmat.keep_batch'))

@@ -4,7 +4,22 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmengine.model import convert_sync_batchnorm
+from backbone_checks import (
+    assert_double_backward,
+    assert_follows_the_seed,
+    assert_gradients,
+    assert_initialised_bn,
+    assert_normal,
+    assert_same,
+    assert_same_values,
+    authors_backward,
+    close,
+    dropout,
+    initialised_sync_norms,
+    is_uniform,
+    lively,
+    tensors,
+)
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 
@@ -111,11 +126,6 @@ def test_the_default():
 
 # The network again, over a dictionary of tensors.
 
-def dropout(x, p, training=True, inplace=False):
-    """Stands in for dropout, so that two networks agree: not random, and not linear, which BN would hide."""
-    return x - p * x * x if training else x
-
-
 def pieces(params, depth, branch, training=False):
     """Four functions: of the image, that makes the first local feature; of each of them, that makes the next or g."""
 
@@ -149,40 +159,12 @@ def pieces(params, depth, branch, training=False):
     return [*(lambda x, index=index: run_stage(x, index) for index in range(3)), descriptor]
 
 
-def tensors(model, requires_grad=False):
-    """A copy of the weights and running statistics, by name."""
-    return {
-        key: value.detach().clone().requires_grad_(requires_grad and 'running' not in key)
-        for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')
-    }
-
-
-def lively(model):
-    """Give layers values that would show any mix-up; some BN weights negative."""
-    torch.manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.normal_(module.bias)
-    return model.double()
-
-
-def close(found, expected, msg=None):
-    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9, msg=msg)
-
-
 @pytest.mark.parametrize('depth, size', [(11, (32, 32)), (11, (13, 18)), (20, (16, 16))])
 @every_branch
 @pytest.mark.parametrize('training', [False, True])
 def test_equals_the_authors_network(depth, size, branch, training, monkeypatch):
     monkeypatch.setattr(F, 'dropout', dropout)
-    model = lively(AttentionResNet(depth, (0, 1, 2), branch)).train(training)
+    model = lively(AttentionResNet(depth, (0, 1, 2), branch), weights=True).double().train(training)
     params = tensors(model)
     x = torch.randn(3, 3, *size, dtype=torch.float64)
     copy = x.clone()
@@ -200,10 +182,7 @@ def test_equals_the_authors_network(depth, size, branch, training, monkeypatch):
         assert 1e-3 < x.std() < 1e3
         close(out, x)
     # In training both update the running statistics, with the same momentum.
-    after = tensors(model)
-    assert after.keys() == params.keys()
-    for key in params:
-        close(after[key], params[key], msg=key)
+    assert_same(tensors(model), params)
 
 
 @pytest.mark.parametrize('branch, steady', [('conv', False), ('pool', True)])
@@ -239,116 +218,34 @@ def test_stages():
 
 # Gradients
 
-def scores(outs):
-    """A number that ties every local feature to the global vector, as attention does."""
-    *local, descriptor = outs
-    result = descriptor.sin().sum()
-    for index, feature in enumerate(local):
-        weight = descriptor.roll(index, 1)[:, :feature.shape[1], None, None]
-        result = result + ((feature * weight).flatten(1).sin() * (index + 1)).mean(1).sum()
-    return result
-
-
-def authors_backward(parts, x, out_indices, average):
-    """The gradients of the score at the stages and the image, in the manner of the authors' training loop.
-
-    Each part is run and gone back through on its own. Where branches meet, gradients are averaged: that of g over the
-    levels, and at each level that of the attention with that of what comes after. Parameters get theirs.
-    """
-    starts, ends = [], []
-    for part in parts:
-        starts.append(x.detach().requires_grad_())
-        ends.append(part(starts[-1]))
-        x = ends[-1]
-    leaves = [end.detach().requires_grad_() for end in ends]
-    scores([*(leaves[i] for i in out_indices), leaves[3]]).backward()
-    gradient = leaves[3].grad / (len(out_indices) if average and out_indices else 1)
-    at_levels = []
-    for index in (2, 1, 0):
-        ends[index + 1].backward(gradient)
-        gradient = starts[index + 1].grad
-        if index in out_indices:
-            gradient = (gradient + leaves[index].grad) / (2 if average else 1)
-        at_levels.insert(0, gradient)
-    ends[0].backward(gradient)
-    return [*at_levels, starts[0].grad]
-
-
 @pytest.mark.parametrize('depth, branch, out_indices', [
     *((11, 'conv', levels) for levels in [(), (0, ), (1, ), (2, ), (1, 2), (0, 1, 2)]),
     (11, 'pool', (1, 2)), (20, 'conv', (1, 2))])
 @pytest.mark.parametrize('options, average', [({}, False), (dict(average_gradients=True), True)])
 def test_gradients_where_branches_meet(depth, branch, out_indices, options, average):
-    model = lively(AttentionResNet(depth, out_indices, branch, **options)).eval()
+    model = lively(AttentionResNet(depth, out_indices, branch, **options), weights=True).double().eval()
     params = tensors(model, requires_grad=True)
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
     expected = authors_backward(pieces(params, depth, branch), x, out_indices, average)
-    with tap(model, STAGES) as taps:
-        outs = model(x)
-    # Methods that compare gradients at a layer see what arrives there in training.
-    found = torch.autograd.grad(scores(outs), [*(taps[path] for path in STAGES), x], retain_graph=True)
-    for one, other in zip(found, expected):
-        assert other.abs().max() > 1e-6
-        close(one, other)
-    scores(outs).backward()
-    for name, parameter in model.named_parameters():
-        close(parameter.grad, params[name].grad, msg=name)
+    assert_gradients(model, x, expected, params)
 
 
 @pytest.mark.parametrize('out_indices', [(1, ), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize('average', [False, True])
 def test_double_backward(out_indices, average):
-    model = lively(AttentionResNet(11, out_indices, average_gradients=average)).eval()
+    model = lively(AttentionResNet(11, out_indices, average_gradients=average), weights=True).double().eval()
     params = tensors(model, requires_grad=True)
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-
-    def join(x, count):
-        """The same value with a part of the gradient, which torch's graph can tell."""
-        return x / count + (x - x / count).detach() if average else x
-
-    expected, feature = [], x
-    for index, piece in enumerate(pieces(params, 11, 'conv')):
-        feature = piece(feature)
-        if index in out_indices:
-            feature = join(feature, 2)
-            expected.append(feature)
-    expected.append(join(feature, len(out_indices)))
-    norms = []
-    for outs in (model(x), expected):
-        gradient, = torch.autograd.grad(scores(outs), x, create_graph=True)
-        norms.append(gradient.square().sum())
-        norms[-1].backward()
-    close(norms[0], norms[1])
-    assert norms[1] > 1e-9
-    for name, parameter in model.named_parameters():
-        # As a whole: single entries are what is left of large terms that cancel.
-        expected = params[name].grad
-        assert (parameter.grad - expected).norm() <= 1e-8 * expected.norm() + 1e-12, name
+    assert_double_backward(model, pieces(params, 11, 'conv'), params, x, out_indices, average)
 
 
 @pytest.mark.parametrize('out_indices', [(), (2, ), (1, 2), (0, 1, 2)])
 def test_averaging_gradients_changes_no_value(out_indices):
     models = [AttentionResNet(11, out_indices, average_gradients=average).eval() for average in (False, True)]
-    models[1].load_state_dict(models[0].state_dict())
-    x = torch.randn(2, 3, 8, 8)
-    expected = models[0](x)
-    for context in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
-        with context:
-            outs = models[1](x)
-        assert len(outs) == len(expected)
-        assert all(torch.equal(out, other) for out, other in zip(outs, expected))
+    assert_same_values(models, torch.randn(2, 3, 8, 8))
 
 
 # Initialisation
-
-def is_uniform(values, bound):
-    """Five standard errors of the estimates; uniform, not normal: almost up to the bound, and not further."""
-    values = values.detach().double()
-    count = values.numel()
-    std = bound / math.sqrt(3)
-    return (0.95 * bound < values.abs().max() <= bound and abs(values.mean()) < 5 * std / math.sqrt(count)
-            and abs(values.std() / std - 1) < 5 / math.sqrt(count))
-
 
 @every_branch
 def test_initialisation(branch):
@@ -358,43 +255,26 @@ def test_initialisation(branch):
     norms, kinds = [], set()
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
-            weight = module.weight.detach()
-            count = weight.numel()
-            std = math.sqrt(2 / (module.kernel_size[0]**2 * module.out_channels))
-            # Normal: a uniform one never passes 1.74 std.
-            assert abs(weight.std() - std) < 5 * std / math.sqrt(2 * count), name
-            assert abs(weight.mean()) < 5 * std / math.sqrt(count), name
-            assert weight.abs().max() > 2 * std, name
+            assert_normal(module.weight, math.sqrt(2 / (module.kernel_size[0]**2 * module.out_channels)), name)
             assert (module.bias is not None) == (name == 'descriptor.conv.conv')
             assert module.bias is None or (module.bias == 0).all()
         elif isinstance(module, nn.BatchNorm2d):
-            assert module.weight.min() >= 0 and module.weight.max() < 1 and (module.bias == 0).all(), name
-            assert (module.running_mean == 0).all() and (module.running_var == 1).all(), name
+            assert_initialised_bn(module, name)
             norms.append(module.weight.detach())
         elif isinstance(module, nn.Linear):
-            assert is_uniform(module.weight, 1 / 16) and is_uniform(module.bias, 1 / 16)
+            assert is_uniform(module.weight, 1 / 16, 0.95) and is_uniform(module.bias, 1 / 16, 0.95)
         kinds.add(type(module))
-    assert is_uniform(2 * torch.cat(norms) - 1, 1)
+    assert is_uniform(2 * torch.cat(norms) - 1, 1, 0.95)
     assert (nn.Linear in kinds) == (branch == 'conv')
 
 
 def test_synchronised_bn_is_initialised_alike():
-    # The Runner converts before it initialises.
-    model = convert_sync_batchnorm(AttentionResNet(11))
-    model.init_weights()
-    norms = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    norms = initialised_sync_norms(AttentionResNet(11))
     assert len(norms) == 11 and all(0 <= norm.weight.min() < norm.weight.max() < 1 for norm in norms)
 
 
 def test_initialisation_can_be_chosen_and_follows_the_seed():
-    states = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        model = AttentionResNet(11)
-        model.init_weights()
-        states.append(model.state_dict())
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert not torch.equal(states[0]['conv0.weight'], states[2]['conv0.weight'])
+    assert_follows_the_seed(lambda: AttentionResNet(11), 'conv0.weight')
     model = AttentionResNet(11, init_cfg=dict(type='Constant', layer='Conv2d', val=0.5))
     model.init_weights()
     assert all((m.weight == 0.5).all() for m in model.modules() if isinstance(m, nn.Conv2d))

@@ -5,7 +5,23 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmengine.model import convert_sync_batchnorm
+from backbone_checks import (
+    assert_double_backward,
+    assert_follows_the_seed,
+    assert_gradients,
+    assert_initialised_bn,
+    assert_normal,
+    assert_same,
+    assert_same_values,
+    authors_backward,
+    close,
+    dropout,
+    initialised_sync_norms,
+    is_uniform,
+    join_parts,
+    lively,
+    tensors,
+)
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 
@@ -128,11 +144,6 @@ def test_in_channels():
 
 # The network again, over a dictionary of tensors and from the authors' plan.
 
-def dropout(x, p, training=True, inplace=False):
-    """Stands in for dropout, so that two networks agree: not random, and not linear, which BN would hide."""
-    return x - p * x * x if training else x
-
-
 def pieces(params, arch, position, training=False):
     """Four functions: of the image, that makes l1; of l1, that makes l2; of l2; of l3, that makes g."""
     eps = 1e-5 if arch == 'reimplementation' else 1e-3
@@ -176,75 +187,25 @@ def pieces(params, arch, position, training=False):
     return [block(0), block(1), block(2), descriptor]
 
 
-def oracle(x, params, arch, position, training=False, join=lambda x, count: x, out_indices=(0, 1, 2)):
-    outs = []
-    *blocks, descriptor = pieces(params, arch, position, training)
-    for index, block in enumerate(blocks):
-        x = block(x)
-        if index in out_indices:
-            x = join(x, 2)
-            outs.append(x)
-    return (*outs, join(descriptor(x), max(len(outs), 1)))
-
-
-def tensors(model, requires_grad=False):
-    """A copy of the weights and running statistics, by name."""
-    return {
-        key: value.detach().clone().requires_grad_(requires_grad and 'running' not in key)
-        for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')
-    }
-
-
-def lively(model):
-    """Give layers values that would show any mix-up; some BN weights negative."""
-    torch.manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-            nn.init.normal_(module.bias)
-    return model.double()
-
-
-def close(found, expected, msg=None):
-    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9, msg=msg)
-
-
-def scores(outs):
-    """A number that ties every local feature to the global vector, as attention does."""
-    *local, descriptor = outs
-    result = descriptor.sin().sum()
-    for index, feature in enumerate(local):
-        weight = descriptor.roll(index, 1)[:, :feature.shape[1], None, None]
-        result = result + ((feature * weight).flatten(1).sin() * (index + 1)).mean(1).sum()
-    return result
-
-
 @every_arch
 @every_position
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('image_size, size', [(32, (32, 32)), (32, (50, 66)), (80, (80, 80))])
 def test_equals_the_authors_network(arch, position, training, image_size, size, monkeypatch):
     monkeypatch.setattr(F, 'dropout', dropout)
-    model = lively(AttentionVGG(arch, position, base_channels=4, image_size=image_size)).train(training)
+    model = AttentionVGG(arch, position, base_channels=4, image_size=image_size)
+    lively(model, weights=True).double().train(training)
     params = tensors(model)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     outs = model(x)
-    expected = oracle(x, params, arch, position, training)
+    expected = join_parts(pieces(params, arch, position, training), x)
     assert len(outs) == len(expected) == 4
     for found, out in zip(outs, expected):
         # Nothing has died or exploded, which would agree with anything.
         assert 1e-3 < out.std() < 1e3
         close(found, out)
     # In training both update the running statistics, with the same momentum.
-    after = tensors(model)
-    assert after.keys() == params.keys()
-    for key in params:
-        close(after[key], params[key], msg=key)
+    assert_same(tensors(model), params)
 
 
 def test_dropout_rests_in_evaluation_only():
@@ -293,57 +254,17 @@ def test_stages_are_the_local_features(arch, position, names, average_gradients,
 
 # Gradients
 
-def gradients(tensor_or_list, inputs, **kwargs):
-    return torch.autograd.grad(tensor_or_list, inputs, allow_unused=True, **kwargs)
-
-
-def authors_backward(parts, x, out_indices, average):
-    """The gradients of the score at l1, l2 and l3, in the manner of the authors' training loop; parameters get theirs.
-
-    Each part is run and gone back through on its own. Where branches meet, gradients are averaged: that of g over the
-    levels, and at each level that of the attention with that of what comes after.
-    """
-    starts, ends = [], []
-    for part in parts:
-        starts.append(x.detach().requires_grad_())
-        ends.append(part(starts[-1]))
-        x = ends[-1]
-    leaves = [end.detach().requires_grad_() for end in ends]
-    scores([*(leaves[i] for i in out_indices), leaves[3]]).backward()
-    gradient = leaves[3].grad / (len(out_indices) if average and out_indices else 1)
-    at_levels = []
-    for index in (2, 1, 0):
-        ends[index + 1].backward(gradient)
-        gradient = starts[index + 1].grad
-        if index in out_indices:
-            gradient = (gradient + leaves[index].grad) / (2 if average else 1)
-        at_levels.insert(0, gradient)
-    ends[0].backward(gradient)
-    return [*at_levels, starts[0].grad]
-
-
 @every_position
 @pytest.mark.parametrize('arch, out_indices', [
     *(('authors', levels) for levels in LEVELS), ('plain', (0, 1, 2)), ('reimplementation', (0, 1, 2))])
 @pytest.mark.parametrize('options, average', [({}, False), (dict(average_gradients=True), True)])
 def test_gradients_where_branches_meet(arch, position, out_indices, options, average):
-    model = nn.Module()
-    model.backbone = AttentionVGG(arch, position, out_indices, base_channels=4, **options)
-    lively(model).eval()
-    params = tensors(model.backbone, requires_grad=True)
+    model = AttentionVGG(arch, position, out_indices, base_channels=4, **options)
+    lively(model, weights=True).double().eval()
+    params = tensors(model, requires_grad=True)
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
     expected = authors_backward(pieces(params, arch, position), x, out_indices, average)
-    paths = [find_layer(model, i) for i in range(3)]
-    with tap(model, paths) as taps:
-        outs = model.backbone(x)
-    # Methods that compare gradients at a layer see what arrives there in training.
-    found = gradients(scores(outs), [*(taps[path] for path in paths), x], retain_graph=True)
-    for one, other in zip(found, expected):
-        assert other.abs().max() > 1e-6
-        close(one, other)
-    scores(outs).backward()
-    for name, parameter in model.backbone.named_parameters():
-        close(parameter.grad, params[name].grad, msg=name)
+    assert_gradients(model, x, expected, params)
     assert params['block0.conv0.conv.weight'].grad.abs().max() > 1e-6
 
 
@@ -351,25 +272,11 @@ def test_gradients_where_branches_meet(arch, position, out_indices, options, ave
 @pytest.mark.parametrize('out_indices', [(2, ), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize('average', [False, True])
 def test_double_backward(position, out_indices, average):
-    model = lively(AttentionVGG('authors', position, out_indices, 4, average_gradients=average)).eval()
+    model = AttentionVGG('authors', position, out_indices, 4, average_gradients=average)
+    lively(model, weights=True).double().eval()
     params = tensors(model, requires_grad=True)
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
-
-    def join(x, count):
-        """The same value with a part of the gradient, which torch's graph can tell."""
-        return x / count + (x - x / count).detach() if average else x
-
-    norms = []
-    for outs in (model(x), oracle(x, params, 'authors', position, join=join, out_indices=out_indices)):
-        gradient, = torch.autograd.grad(scores(outs), x, create_graph=True)
-        norms.append(gradient.square().sum())
-        norms[-1].backward()
-    close(norms[0], norms[1])
-    assert norms[1] > 1e-9
-    for name, parameter in model.named_parameters():
-        # As a whole: single entries are what is left of large terms that cancel.
-        expected = params[name].grad
-        assert (parameter.grad - expected).norm() <= 1e-8 * expected.norm() + 1e-12, name
+    assert_double_backward(model, pieces(params, 'authors', position), params, x, out_indices, average)
 
 
 @every_position
@@ -377,15 +284,8 @@ def test_double_backward(position, out_indices, average):
 def test_averaging_gradients_changes_no_value(position, out_indices):
     models = [AttentionVGG('authors', position, out_indices, base_channels=1, average_gradients=average).eval()
               for average in (False, True)]
-    models[1].load_state_dict(models[0].state_dict())
     x = torch.randn(2, 3, 32, 32)
-    expected = models[0](x)
-    contexts = [torch.enable_grad(), torch.no_grad(), torch.inference_mode()]
-    for context in contexts:
-        with context:
-            outs = models[1](x)
-        assert len(outs) == len(expected)
-        assert all(torch.equal(out, other) for out, other in zip(outs, expected))
+    expected = assert_same_values(models, x)
     # A frozen network has no gradients to average.
     outs = models[1].requires_grad_(False)(x)
     assert all(torch.equal(out, other) and not out.requires_grad for out, other in zip(outs, expected))
@@ -411,15 +311,6 @@ def test_average_gradient(count):
 
 # Initialisation
 
-def is_uniform(values, bound):
-    """Five standard errors of the estimates; uniform, not normal: almost up to the bound, and not further."""
-    values = values.detach().double()
-    count = values.numel()
-    std = bound / math.sqrt(3)
-    return (0.99 * bound < values.abs().max() <= bound and abs(values.mean()) < 5 * std / math.sqrt(count)
-            and abs(values.std() / std - 1) < 5 / math.sqrt(count))
-
-
 @every_arch
 def test_initialisation(arch):
     torch.manual_seed(0)
@@ -440,25 +331,16 @@ def test_initialisation(arch):
                 assert area == 4 and is_uniform(weight, bound)
                 assert module.bias.abs().max() <= bound
             else:
-                std = math.sqrt(2 / (9 * module.out_channels))
-                count = weight.numel()
-                # Normal: a uniform one never passes 1.74 std.
-                assert abs(weight.std() - std) < 5 * std / math.sqrt(2 * count), name
-                assert abs(weight.mean()) < 5 * std / math.sqrt(count), name
-                assert weight.abs().max() > 2 * std, name
+                assert_normal(weight, math.sqrt(2 / (9 * module.out_channels)), name)
                 assert (module.bias == 0).all(), name
         elif isinstance(module, nn.BatchNorm2d):
-            assert module.weight.min() >= 0 and module.weight.max() < 1 and (module.bias == 0).all(), name
-            assert (module.running_mean == 0).all() and (module.running_var == 1).all(), name
+            assert_initialised_bn(module, name)
             norms.append(module.weight.detach())
     assert is_uniform(2 * torch.cat(norms) - 1, 1)
 
 
 def test_synchronised_bn_is_initialised_alike():
-    # The Runner converts before it initialises.
-    model = convert_sync_batchnorm(AttentionVGG(base_channels=4))
-    model.init_weights()
-    norms = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    norms = initialised_sync_norms(AttentionVGG(base_channels=4))
     assert len(norms) == 15 and all(0 <= norm.weight.min() < norm.weight.max() < 1 for norm in norms)
 
 
@@ -470,14 +352,7 @@ def test_initialisation_can_be_chosen():
 
 @every_arch
 def test_initialisation_follows_the_seed(arch):
-    states = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        model = AttentionVGG(arch, base_channels=1)
-        model.init_weights()
-        states.append(model.state_dict())
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert not torch.equal(states[0]['dense.weight'], states[2]['dense.weight'])
+    assert_follows_the_seed(lambda: AttentionVGG(arch, base_channels=1), 'dense.weight')
 
 
 # Configs

@@ -4,8 +4,17 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from backbone_checks import (
+    assert_follows_the_seed,
+    assert_initialised_bn,
+    assert_normal,
+    assert_same,
+    assert_uniform_bn_weights,
+    initialised_sync_norms,
+    lively,
+    tensors,
+)
 from mmengine.config import Config
-from mmengine.model import convert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 
@@ -140,28 +149,6 @@ def oracle(x, params, training, norm, relu_before_pool):
     return blocks
 
 
-def tensors(model):
-    """A copy of the weights and running statistics, by name."""
-    return {
-        key: value.detach().clone()
-        for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')
-    }
-
-
-def lively(model):
-    """Give BN and biases values that would show any mix-up; some BN weights negative."""
-    torch.manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-        elif isinstance(module, nn.Conv2d) and module.bias is not None:
-            nn.init.normal_(module.bias)
-    return model
-
-
 @pytest.mark.parametrize('arch, size', [('wide', (6, 4)), ('thin', (10, 12)), (SMALL, (32, 32)), (SMALL, (19, 18))])
 @every_variant
 @pytest.mark.parametrize('training', [False, True])
@@ -180,10 +167,7 @@ def test_equals_the_published_network(arch, size, norm_cfg, relu_before_pool, tr
         torch.testing.assert_close(taps[path], block, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(out, block, rtol=1e-9, atol=1e-9)
     # In training both update the running statistics, with the same momentum.
-    after = tensors(model)
-    assert after.keys() == params.keys()
-    for key in params:
-        torch.testing.assert_close(after[key], params[key], rtol=1e-9, atol=1e-9, msg=key)
+    assert_same(tensors(model), params, rtol=1e-9)
 
 
 @every_variant
@@ -192,9 +176,7 @@ def test_gradients_equal_the_published_networks(norm_cfg, relu_before_pool, trai
     torch.manual_seed(0)
     model = NIN(SMALL, norm_cfg=norm_cfg, relu_before_pool=relu_before_pool)
     lively(model).double().train(training)
-    params = tensors(model)
-    for key, value in params.items():
-        value.requires_grad_('running' not in key)
+    params = tensors(model, requires_grad=True)
     x = torch.randn(3, 3, 12, 12, dtype=torch.float64)
     target = torch.randn(3, 10, 3, 3, dtype=torch.float64)
     (model(x)[-1] * target).sum().backward()
@@ -301,35 +283,19 @@ def test_initialisation_is_the_authors(arch, channels, norm_cfg):
         if isinstance(module, nn.Conv2d):
             assert (module.bias is None) == (norm_cfg is not None)
             assert module.bias is None or (module.bias == 0).all()
-            count = module.weight.numel()
             fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-            std = math.sqrt(2 / fan_in)
-            # Five standard errors of the estimates; normal, not uniform: a uniform one never passes 1.74 std.
-            assert abs(module.weight.std().item() - std) < 5 * std / math.sqrt(2 * count), name
-            assert abs(module.weight.mean().item()) < 5 * std / math.sqrt(count), name
-            assert module.weight.abs().max() > 2 * std, name
+            assert_normal(module.weight, math.sqrt(2 / fan_in), name)
         elif isinstance(module, nn.BatchNorm2d):
-            assert (module.bias == 0).all()
-            assert (module.running_mean == 0).all() and (module.running_var == 1).all()
-            assert module.weight.min() >= 0 and module.weight.max() < 1
+            assert_initialised_bn(module, name)
             assert module.weight.std() > 0.1
             weights.append(module.weight.detach())
     assert len(weights) == (0 if norm_cfg is None else 9)
     if weights:
-        weights = torch.cat(weights)
-        assert abs(weights.mean().item() - 0.5) < 5 * math.sqrt(1 / 12 / len(weights))
-        assert weights.min() < 0.02 and weights.max() > 0.98
+        assert_uniform_bn_weights(weights)
 
 
 def test_initialisation_follows_the_seed():
-    states = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        model = NIN('thin')
-        model.init_weights()
-        states.append(model.state_dict())
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert not torch.equal(states[0]['block0.conv0.conv.weight'], states[2]['block0.conv0.conv.weight'])
+    assert_follows_the_seed(lambda: NIN('thin'), 'block0.conv0.conv.weight')
 
 
 def test_initialisation_can_be_chosen():
@@ -495,10 +461,7 @@ def test_bfloat16_autocast(norm_cfg, relu_before_pool):
 
 @pytest.mark.parametrize('network', [dict(type='mmat.NIN', arch='thin'), dict(type='mmat.WideResNet', depth=10)])
 def test_synchronised_bn_is_initialised_alike(network):
-    # The Runner converts before it initialises.
-    model = convert_sync_batchnorm(MODELS.build(network))
-    model.init_weights()
-    norms = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    norms = initialised_sync_norms(MODELS.build(network))
     assert norms and all(0 <= norm.weight.min() < norm.weight.max() < 1 for norm in norms)
 
 

@@ -4,6 +4,15 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from backbone_checks import (
+    assert_follows_the_seed,
+    assert_initialised_bn,
+    assert_normal,
+    assert_same,
+    assert_uniform_bn_weights,
+    lively,
+    tensors,
+)
 
 from mmat.models import WideResNet
 from mmat.models.taps import find_layer, tap
@@ -80,24 +89,12 @@ def authors_network(x, params, blocks, training):
     return groups, F.relu(batch_norm(x, params, 'bn', training))
 
 
-def authors_params(model):
+def authors_params(model, requires_grad=False):
     """A copy of the weights under the authors' keys: convolutions without `.weight`."""
     return {
-        key.removesuffix('.weight') if value.dim() == 4 else key: value.detach().clone()
-        for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')
+        key.removesuffix('.weight') if value.dim() == 4 else key: value
+        for key, value in tensors(model, requires_grad).items()
     }
-
-
-def lively(model):
-    """Give BN statistics and weights that would show any mix-up; some weights negative."""
-    torch.manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model
 
 
 @pytest.mark.parametrize('depth, widen_factor', [(10, 1), (16, 1), (16, 2), (22, 1)])
@@ -118,17 +115,12 @@ def test_equals_the_authors_network(depth, widen_factor, training):
         torch.testing.assert_close(out, group, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(outs[2], expected, rtol=1e-9, atol=1e-9)
     # In training both update the running statistics, with the same momentum.
-    after = authors_params(model)
-    assert after.keys() == params.keys()
-    for key in params:
-        torch.testing.assert_close(after[key], params[key], rtol=1e-9, atol=1e-9, msg=key)
+    assert_same(authors_params(model), params, rtol=1e-9)
 
 
 def test_gradients_equal_the_authors():
     model = lively(WideResNet(10, 2)).double().train()
-    params = authors_params(model)
-    for key, value in params.items():
-        value.requires_grad_('running' not in key)
+    params = authors_params(model, requires_grad=True)
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     model(x)[-1].square().sum().backward()
     authors_network(x, params, 1, True)[1].square().sum().backward()
@@ -157,33 +149,17 @@ def test_initialisation_is_the_authors():
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             assert module.bias is None
-            count = module.weight.numel()
             fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-            std = math.sqrt(2 / fan_in)
-            # Five standard errors of the estimates; normal, not uniform: a uniform one never passes 1.74 std.
-            assert abs(module.weight.std().item() - std) < 5 * std / math.sqrt(2 * count), name
-            assert abs(module.weight.mean().item()) < 5 * std / math.sqrt(count), name
-            assert module.weight.abs().max() > 2 * std, name
+            assert_normal(module.weight, math.sqrt(2 / fan_in), name)
         elif isinstance(module, nn.BatchNorm2d):
-            assert (module.bias == 0).all()
-            assert (module.running_mean == 0).all() and (module.running_var == 1).all()
-            assert module.weight.min() >= 0 and module.weight.max() < 1
+            assert_initialised_bn(module, name)
             assert module.weight.std() > 0.1
             weights.append(module.weight.detach())
-    weights = torch.cat(weights)
-    assert abs(weights.mean().item() - 0.5) < 5 * math.sqrt(1 / 12 / len(weights))
-    assert weights.min() < 0.02 and weights.max() > 0.98
+    assert_uniform_bn_weights(weights)
 
 
 def test_initialisation_follows_the_seed():
-    states = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        model = WideResNet(10)
-        model.init_weights()
-        states.append(model.state_dict())
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert not torch.equal(states[0]['conv0.weight'], states[2]['conv0.weight'])
+    assert_follows_the_seed(lambda: WideResNet(10), 'conv0.weight')
 
 
 def test_builds_from_a_config():
