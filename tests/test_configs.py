@@ -138,6 +138,8 @@ def ltpa_model(student, classes):
             backbone['position'] = 'after_pool'
         if quarter:
             backbone['base_channels'] = 16
+        if classes == 200:
+            backbone.update(image_size=80, first_pool=5)
     neck = dict(type='mmat.SpatialAttentionNeck', in_channels=widths, global_channels=width,
                 compatibility='dp' if 'dp' in words else 'pc')
     if reimplementation:
@@ -187,7 +189,7 @@ def test_learn_to_pay_attention_configs_have_the_recipe_of_their_source(name):
     if name.startswith('rn164'):
         drops = dict(type='MultiStepLR', milestones=[60, 120, 160], gamma=0.2)
         recipe = ({**optimizer, 'nesterov': True}, drops, 200, 1)
-        padding, mode, drop_last = 4, 'reflect', False
+        padding, mode, drop_last = 4, 'reflect', True
     elif 'reimpl' in name:
         # An epoch of theirs is three passes over the data, and so three of ours.
         recipe = (optimizer, dict(type='StepLR', step_size=75, gamma=0.5), 900, 3)
@@ -352,13 +354,14 @@ def test_cifar_configs_have_the_heads_of_their_method(name):
     _, method, teacher, *_ = parts(name)
     expected = METHODS[method]
     if teacher and teacher.startswith('vgg'):
-        expected = [{**AT, 'pairs': list(enumerate(MAPS))}]
+        expected = [{**AT, 'pairs': list(enumerate(MAPS)), 'weight': 100}]
     assert config_of(name).to_dict()['model']['at_heads'] == expected
 
 
 def test_learned_attention_is_transferred_to_learned_attention():
     name = 'vgg-reimpl-quarter-att3-concat-pc_at-vgg-reimpl-att3-concat-pc_1xb128_cifar10'
-    assert config_of(name).to_dict()['model']['at_heads'] == [{**AT, 'pairs': list(zip(MAPS, MAPS))}]
+    assert config_of(name).to_dict()['model']['at_heads'] == [
+        {**AT, 'pairs': list(zip(MAPS, MAPS)), 'weight': 100}]
 
 
 def test_the_authors_attention_transfer():

@@ -259,6 +259,12 @@ def test_a_missing_load_from_stops_training_with_one_line(given, message, finish
     assert not Path('run').exists()
 
 
+def test_hooks_from_the_command_line_are_told_how(tool):
+    code, _ = tool('train.py', STUDENT, '--cfg-options', "custom_hooks=[dict(type='mmat.AttentionVisualizationHook')]")
+    assert code.startswith('train.py: error: custom_hooks must be a list of dicts')
+    assert '--cfg-options default_hooks.NAME.type=TYPE' in code and '\n' not in code
+
+
 def options(tool, monkeypatch, *words):
     """The config with which train.py would have made its Runner."""
     made = []

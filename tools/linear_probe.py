@@ -6,8 +6,7 @@ from pathlib import Path
 import mmengine
 from mmengine.config import Config, DictAction
 
-from mmat.apis.launch import command_line
-from mmat.apis.linear_probe import linear_probe
+from mmat.apis import command_line, linear_probe
 
 
 def main():

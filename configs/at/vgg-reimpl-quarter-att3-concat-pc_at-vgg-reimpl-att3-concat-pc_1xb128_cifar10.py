@@ -1,6 +1,6 @@
 _base_ = '../ltpa/vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10.py'
 
-# From learned attention to learned attention.
+# From learned attention to learned attention; with beta = 1e3 the student's softmaxes saturate.
 model = dict(
     _delete_=True,
     type='mmat.Distiller',
@@ -8,4 +8,4 @@ model = dict(
     teacher=dict(
         model='vgg-reimpl-att3-concat-pc_1xb128_cifar10',
         checkpoint='work_dirs/vgg-reimpl-att3-concat-pc_1xb128_cifar10'),
-    at_heads=[dict(type='mmat.ActivationATHead', pairs=[(f'neck.maps.{i}', ) * 2 for i in range(3)], weight=1e3)])
+    at_heads=[dict(type='mmat.ActivationATHead', pairs=[(f'neck.maps.{i}', ) * 2 for i in range(3)], weight=100.)])

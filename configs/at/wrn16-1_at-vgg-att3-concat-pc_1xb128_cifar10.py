@@ -1,6 +1,6 @@
 _base_ = './wrn16-1_at-wrn16-2_1xb128_cifar10.py'
 
-# The student's groups learn the attention that the teacher has learned to pay.
+# The student's groups learn the attention that the teacher has learned to pay; beta: see configs/at/README.md.
 model = dict(
     teacher=dict(
         model='vgg-att3-concat-pc_1xb128_cifar10',
@@ -9,5 +9,5 @@ model = dict(
         dict(
             type='mmat.ActivationATHead',
             pairs=[(0, 'neck.maps.0'), (1, 'neck.maps.1'), (2, 'neck.maps.2')],
-            weight=1e3)
+            weight=100.)
     ])

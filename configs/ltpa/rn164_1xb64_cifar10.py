@@ -6,5 +6,5 @@ _base_ = [
 ]
 
 model = dict(data_preprocessor={{_base_.data_preprocessor}})
-train_dataloader = dict(batch_size=64)
+train_dataloader = dict(batch_size=64, drop_last=True)
 optim_wrapper = dict(optimizer=dict(nesterov=True))

@@ -45,6 +45,11 @@ def load_config(args: argparse.Namespace) -> Config:
         config.work_dir = args.work_dir
     elif config.get('work_dir') is None:
         config.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    hooks = config.get('custom_hooks') or []
+    if not isinstance(hooks, list) or not all(isinstance(hook, dict) for hook in hooks):
+        # From a command line they arrive as text.
+        raise ValueError('custom_hooks must be a list of dicts, which the command line cannot give; there use '
+                         f'--cfg-options default_hooks.NAME.type=TYPE for each. Got {hooks!r}')
     return config
 
 

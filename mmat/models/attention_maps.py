@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmat.attention import attention_map
 
-from .taps import Layer, find_layer, gives_attention, stage_paths, tap
+from .taps import Layer, check_layers, find_layer, gives_attention, stage_paths, tap
 
 
 def attention_layers(model: nn.Module) -> List[str]:
@@ -41,7 +41,7 @@ def get_attention_maps(model: nn.Module,
     Raises:
         ValueError: A layer that does not exist or was not run.
     """
-    paths = [find_layer(model, layer) for layer in (attention_layers(model) if layers is None else layers)]
+    paths = [find_layer(model, layer) for layer in check_layers(layers) or attention_layers(model)]
     inputs = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
     with tap(model, paths) as features:
         model(inputs, mode='tensor')

@@ -2,7 +2,7 @@
 import re
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Dict, Iterator, Sequence, Union
+from typing import Dict, Iterator, Optional, Sequence, Union
 
 import torch.nn as nn
 from torch import Tensor
@@ -56,6 +56,17 @@ def find_layer(model: nn.Module, layer: Layer, owner: str = 'model') -> str:
     if _split(layer)[0] not in paths:
         raise ValueError(f'{owner} ({type(model).__name__}) has no layer {layer!r}; {_closest(layer, paths)}')
     return layer
+
+
+def check_layers(layers: Optional[Sequence[Layer]]) -> Optional[Sequence[Layer]]:
+    """The layers, or None where there are none given.
+
+    Raises:
+        ValueError: One layer where a list of them belongs.
+    """
+    if layers is not None and not isinstance(layers, (list, tuple, range)):
+        raise ValueError(f'layers must be a list of stage indices and module paths, got {layers!r}')
+    return layers
 
 
 def gives_attention(model: nn.Module, path: str) -> bool:

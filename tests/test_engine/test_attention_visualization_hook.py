@@ -157,8 +157,14 @@ def test_loading_weights_is_a_new_run(network_config, make_runner, drawn, tmp_pa
 
 @pytest.mark.parametrize('option', ['interval', 'num_images'])
 def test_an_option_below_one_is_refused(option):
-    with pytest.raises(ValueError, match='must be at least 1'):
-        AttentionVisualizationHook(**{option: 0})
+    for value in (0, 'x', 1.5):
+        with pytest.raises(ValueError, match=f'{option} of AttentionVisualizationHook must be a whole number of at'):
+            AttentionVisualizationHook(**{option: value})
+
+
+def test_layers_must_be_a_list():
+    with pytest.raises(ValueError, match="layers must be a list of stage indices and module paths, got 'neck.maps.0'"):
+        AttentionVisualizationHook(layers='neck.maps.0')
 
 
 # Where to

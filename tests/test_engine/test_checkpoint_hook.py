@@ -200,6 +200,28 @@ def test_loading_weights_into_another_schedule_is_no_resuming(network_config, ma
     assert runner.iter == 2
 
 
+def test_weights_of_another_network_are_refused(network_config, make_runner, tmp_path):
+    make_runner(network_config(widen_factor=2), 'other', epochs=1).train()
+    other = str(tmp_path / 'other' / 'epoch_1.pth')
+    runner = make_runner(network_config(), load_from=other)
+    with pytest.raises(ValueError, match=r'load_from .*epoch_1\.pth.* is of another network: of \d+ weights of '
+                                         r'ImageClassifier it has only \d+ in the same shape; it lacks backbone\.'):
+        runner.train()
+    assert runner.iter == 0
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_weights_to_begin_with_may_lack_a_head(prefix, network_config, make_runner, tmp_path):
+    make_runner(network_config(), 'other', epochs=1).train()
+    checkpoint = torch.load(tmp_path / 'other' / 'epoch_1.pth')
+    state = {prefix + key: value for key, value in checkpoint['state_dict'].items() if not key.startswith('head')}
+    torch.save(dict(state_dict=state), tmp_path / 'headless.pth')
+    runner = make_runner(network_config(), epochs=1, load_from=str(tmp_path / 'headless.pth'))
+    runner.load_or_resume()
+    own = runner.model.state_dict()
+    assert all(torch.equal(own[key[len(prefix):]], value) for key, value in state.items())
+
+
 @pytest.mark.parametrize('iteration, done', [(1, 1), (3, 1)])
 def test_a_checkpoint_from_within_an_epoch_says_so(iteration, done, network_config, make_runner):
     settings = {'default_hooks.checkpoint.by_epoch': False}

@@ -387,7 +387,7 @@ def test_refuses_vectors_alone(neck):
       for neck in (SpatialAttentionNeck, GridAttentionNeck)
       for widths in (4, True, (), [], None, (4, 0), (-1, 4), (4., ), 'ab')),
     *((neck, dict(global_channels=width),
-       f'global_channels of {neck.__name__} must be a number of at least 1, got {re.escape(repr(width))}')
+       f'global_channels of {neck.__name__} must be a whole number of at least 1, got {re.escape(repr(width))}')
       for neck in (SpatialAttentionNeck, GridAttentionNeck) for width in (0, -6, (4, ))),
     *((neck, dict(normalization='tanh'), r"must be one of \('softmax', 'sigmoid'\), got 'tanh'")
       for neck in (SpatialAttentionNeck, GridAttentionNeck)),
@@ -395,7 +395,7 @@ def test_refuses_vectors_alone(neck):
      r"compatibility of SpatialAttentionNeck must be one of \('pc', 'dp'\), got 'PC'"),
     (SpatialAttentionNeck, dict(project='both'),
      r"project of SpatialAttentionNeck must be one of \('global', 'local'\), got 'both'"),
-    (GridAttentionNeck, dict(inter_channels=0), 'inter_channels of GridAttentionNeck must be at least 1, got 0'),
+    (GridAttentionNeck, dict(inter_channels=0), 'inter_channels of GridAttentionNeck must be a whole number of at least 1'),
 ])
 def test_refuses_other_options(neck, options, message):
     with pytest.raises(ValueError, match=message):

@@ -299,6 +299,8 @@ def test_builds_from_any_scope(scope, registry):
     # 9 * 0 + 2 layers would be no network.
     (dict(depth=2), 'got 2; the nearest is 11'),
     (dict(depth=-7), 'got -7; the nearest is 11'),
+    (dict(depth='164'), 'got 164; the nearest is 11'),
+    (dict(depth=20.), 'got 20.0; the nearest is 20'),
     (dict(out_indices=(0, 3)), r'out_indices .* among 0, 1, 2, got \(0, 3\)'),
     (dict(out_indices=(-1, )), r'among 0, 1, 2, got \(-1,\)'),
     (dict(out_indices=2), 'among 0, 1, 2, got 2'),

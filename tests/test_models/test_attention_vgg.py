@@ -366,6 +366,36 @@ def test_builds_from_any_scope(scope, registry):
     assert [out.shape[1] for out in model(torch.randn(2, 3, 32, 32))] == [8, 8]
 
 
+def test_the_authors_network_for_80_pixels():
+    # A first pooling of 5: from its second block on it is the network for 32 pixels, weights included.
+    small = AttentionVGG(base_channels=2).eval()
+    large = AttentionVGG(base_channels=2, image_size=80, first_pool=5).eval()
+    large.load_state_dict(small.state_dict())
+    images = torch.randn(2, 3, 80, 80)
+    outs = large(images)
+    assert [tuple(out.shape[2:]) for out in outs] == [(80, 80), (16, 16), (8, 8), ()]
+    x = F.max_pool2d(small.block0(images), 5)
+    l2 = small.block1(x)
+    l3 = small.block2(F.max_pool2d(l2, 2))
+    close(outs[1], l2)
+    close(outs[2], l3)
+    close(outs[3], small.dense(small.tail(F.max_pool2d(l3, 2))).flatten(1))
+    # Poolings that round down lose up to four pixels more.
+    assert AttentionVGG('reimplementation', base_channels=1, image_size=80, first_pool=5).dense.kernel_size == (1, 1)
+
+
+@pytest.mark.parametrize('options, least', [
+    (dict(), 1), (dict(image_size=80), 65), (dict(arch='reimplementation'), 32), (dict(arch='plain'), 1),
+    (dict(arch='reimplementation', image_size=80), 64), (dict(image_size=80, first_pool=5), 1),
+    (dict(arch='reimplementation', image_size=80, first_pool=5), 80)])
+def test_images_that_are_too_small_are_refused(options, least):
+    model = AttentionVGG(base_channels=1, **options).eval()
+    assert model(torch.randn(1, 3, least, least + 3))[-1].shape == (1, 8)
+    if least > 1:
+        with pytest.raises(ValueError, match=rf'images of at least {least} pixels .*got \({least + 3}, {least - 1}\)'):
+            model(torch.randn(1, 3, least + 3, least - 1))
+
+
 @pytest.mark.parametrize('options, message', [
     (dict(arch='vgg16'), r"arch .* one of \('authors', 'plain', 'reimplementation'\), got 'vgg16'"),
     (dict(arch='Authors'), "got 'Authors'"),
@@ -377,8 +407,13 @@ def test_builds_from_any_scope(scope, registry):
     (dict(out_indices=2), 'among 0, 1, 2, got 2'),
     (dict(base_channels=0), 'base_channels .* at least 1, got 0'),
     (dict(base_channels=-64), 'base_channels .* at least 1, got -64'),
-    (dict(image_size=31), 'image_size .* at least 32 pixels, got 31'),
-    (dict(image_size=0), 'image_size .* at least 32 pixels, got 0'),
+    (dict(image_size=31), 'image_size .* at least 32, got 31'),
+    (dict(image_size=0), 'image_size .* at least 32, got 0'),
+    (dict(image_size=80.5), 'image_size .* got 80.5'),
+    (dict(base_channels='a'), "base_channels .* got 'a'"),
+    (dict(in_channels=True), 'in_channels .* got True'),
+    (dict(first_pool=1), 'first_pool .* at least 2, got 1'),
+    (dict(out_indices=None), 'among 0, 1, 2, got None'),
 ])
 def test_refuses_wrong_options(options, message):
     with pytest.raises(ValueError, match=message) as error:

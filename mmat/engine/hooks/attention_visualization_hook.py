@@ -9,8 +9,9 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from mmat.models import Distiller, attention_layers, get_attention_maps
+from mmat.models.options import check_number
 from mmat.models.probe import evaluating
-from mmat.models.taps import Layer, find_layer
+from mmat.models.taps import Layer, check_layers, find_layer
 from mmat.models.targets import read_targets
 from mmat.registry import HOOKS
 from mmat.utils.rng import preserve_rng_state
@@ -47,12 +48,10 @@ class AttentionVisualizationHook(Hook):
                  by_epoch: bool = True,
                  num_images: int = 8,
                  layers: Optional[Sequence[Layer]] = None):
-        if interval < 1 or num_images < 1:
-            raise ValueError(f'interval and num_images must be at least 1, got {interval} and {num_images}')
-        self.interval = interval
+        self.interval = check_number(interval, 'interval', 'AttentionVisualizationHook')
         self.by_epoch = by_epoch
-        self.num_images = num_images
-        self.layers = layers
+        self.num_images = check_number(num_images, 'num_images', 'AttentionVisualizationHook')
+        self.layers = check_layers(layers)
 
     def before_train(self, runner) -> None:
         # Building a loop and reading images may draw random numbers, and building is something that all processes do.

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmat.registry import HOOKS
@@ -23,8 +24,9 @@ class CheckpointHook(MMEngineCheckpointHook):
       order. A run resumed at the end of an epoch gives the bits of one never stopped. For that, validation leaves the
       random states as it found them.
 
-    Resuming with another ``param_scheduler`` is refused: mmengine would silently go on with the saved one. More epochs
-    are taken where the schedule does not depend on their number.
+    Weights to begin with (``load_from``) are refused where fewer than half of the model's are among them. Resuming with
+    another ``param_scheduler`` is refused: mmengine would silently go on with the saved one. More epochs are taken
+    where the schedule does not depend on their number.
 
     Arguments as mmengine's. ``max_keep_ckpts`` should be at least 2: the oldest goes before the newest is written.
     """
@@ -56,6 +58,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if not runner._resume:
+            _refuse_foreign_weights(runner, checkpoint)
             return
         self._resumed = checkpoint
         # mmengine would run it as Python; it is only there in checkpoints that are not ours.
@@ -106,6 +109,18 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self.save_best is not None:
             self._rng_states = all_gather_object(get_rng_state())
         super().after_val_epoch(runner, metrics)
+
+
+def _refuse_foreign_weights(runner, checkpoint: dict) -> None:
+    """Stop where most of the model would begin untrained: mmengine only warns, however little of ``load_from`` fits."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    own, state = model.state_dict(), checkpoint.get('state_dict', checkpoint)
+    state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
+    unfit = [key for key, value in own.items() if getattr(state.get(key), 'shape', None) != value.shape]
+    if 2 * len(unfit) > len(own):
+        raise ValueError(f'load_from {runner._load_from!r} is of another network: of {len(own)} weights of '
+                         f'{type(model).__name__} it has only {len(own) - len(unfit)} in the same shape; it lacks '
+                         f'{", ".join(unfit[:3])}, ...')
 
 
 # What a scheduler's state holds of the run so far; the rest comes from the config.

@@ -23,7 +23,8 @@ class ActivationATHead(BaseATHead):
     'code' divides by the number of positions, so beta = 1e3 belongs to it, and 0.1 or so to 'paper'.
 
     A layer whose output is an attention map already, such as ``'neck.maps.0'`` of an attention neck, is taken as it is:
-    attention that the teacher has learned, or that the student shall learn.
+    attention that the teacher has learned, or that the student shall learn. Such maps are peaked, a softmax's most of
+    all, so that their unit vectors lie further apart: beta = 100 or less belongs to them in 'code'.
 
     Args:
         pairs (Sequence): ``(student_layer, teacher_layer)`` couples: stage indices or module paths.

@@ -78,8 +78,8 @@ class AttentionResNet(BaseModule):
                      dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
                  ]):
         super().__init__(init_cfg)
-        if depth < 11 or (depth - 2) % 9:
-            near = max(11, 9 * round((depth - 2) / 9) + 2)
+        near = max(11, 9 * round((depth - 2) / 9) + 2) if isinstance(depth, (int, float)) else 11
+        if not isinstance(depth, int) or depth != near:
             raise ValueError(f'depth of an AttentionResNet must be 9n + 2 (11, 20, ..., 164, ...), got {depth}; the '
                              f'nearest is {near}')
         if global_branch not in ('conv', 'pool'):

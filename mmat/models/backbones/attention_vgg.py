@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmat.registry import MODELS
 
+from ..options import check_number
 from .layers import average_gradient, check_levels, conv_bn_relu
 
 # Convolutions of each block as (width, dropout after it) with 'M' for 2x2 max-pooling; blocks are pooled at their end.
@@ -60,6 +61,8 @@ class AttentionVGG(BaseModule):
         in_channels (int): Channels of the input image. Defaults to 3.
         image_size (int): Height and width of the images that the last convolution makes a vector of, at least 32.
             Features of larger images are averaged. Defaults to 32.
+        first_pool (int): Size and stride of the max-pooling after the first block. The authors' network for CUB's 80
+            pixels has 5, and is otherwise that for 32. Defaults to 2.
         average_gradients (bool): Average the gradients where branches meet, as the authors' hand-written backward pass
             does, instead of summing them: halve that of every returned local feature and divide that of the global
             vector by their number. Their recipe's learning rate of 1 belongs to it. Defaults to False.
@@ -70,7 +73,7 @@ class AttentionVGG(BaseModule):
 
     Shapes: input (N, in_channels, H, W); outputs, a tuple of those asked for and last the global vector: l1
     (N, 4b, H, W), l2 (N, 8b, H/2, W/2), l3 (N, 8b, H/4, W/4), g (N, 8b), with b ``base_channels``; half of these sizes
-    for 'after_pool', a quarter for 'plain'.
+    for 'after_pool', a quarter for 'plain', l2 and l3 smaller by a larger ``first_pool``.
     """
 
     def __init__(self,
@@ -80,6 +83,7 @@ class AttentionVGG(BaseModule):
                  base_channels: int = 64,
                  in_channels: int = 3,
                  image_size: int = 32,
+                 first_pool: int = 2,
                  average_gradients: bool = False,
                  init_cfg=None):
         if arch not in ARCHS:
@@ -88,22 +92,23 @@ class AttentionVGG(BaseModule):
         super().__init__(plan['init_cfg'] if init_cfg is None else init_cfg)
         if position not in POSITIONS:
             raise ValueError(f'position of an AttentionVGG must be one of {POSITIONS}, got {position!r}')
-        if base_channels < 1:
-            raise ValueError(f'base_channels of an AttentionVGG must be at least 1, got {base_channels}')
-        if image_size < 32:
-            raise ValueError(f'image_size of an AttentionVGG must be at least 32 pixels, got {image_size}')
+        for argument, value, minimum in (('base_channels', base_channels, 1), ('in_channels', in_channels, 1),
+                                         ('image_size', image_size, 32), ('first_pool', first_pool, 2)):
+            check_number(value, argument, 'AttentionVGG', minimum)
         self.position = position
         self.out_indices = check_levels(out_indices, 'AttentionVGG')
         self.average_gradients = average_gradients
         width = in_channels
-        size = image_size
+        ceil_mode = plan['ceil_mode']
+        # Sizes of the poolings, in the order of the forward pass.
+        pools = []
         for index, layers in enumerate([*plan['blocks'], plan['tail']]):
             modules = OrderedDict()
             convs = 0
             for layer in layers:
                 if layer == 'M':
-                    modules[f'pool{convs - 1}'] = nn.MaxPool2d(2, ceil_mode=plan['ceil_mode'])
-                    size = _halve(size, plan['ceil_mode'])
+                    modules[f'pool{convs - 1}'] = nn.MaxPool2d(2, ceil_mode=ceil_mode)
+                    pools.append(2)
                     continue
                 out_width, dropout = layer[0] * base_channels // 64, layer[1]
                 modules[f'conv{convs}'] = conv_bn_relu(width, out_width, plan['eps'])
@@ -113,15 +118,16 @@ class AttentionVGG(BaseModule):
                 width = out_width
             if index < 3:
                 setattr(self, f'block{index}', nn.Sequential(modules))
-                setattr(self, f'pool{index}', nn.MaxPool2d(2, ceil_mode=plan['ceil_mode']))
-                size = _halve(size, plan['ceil_mode'])
+                pools.append(first_pool if index == 0 else 2)
+                setattr(self, f'pool{index}', nn.MaxPool2d(pools[-1], ceil_mode=ceil_mode))
             else:
                 if plan['dropout']:
                     modules['drop'] = nn.Dropout(0.5)
                 self.tail = nn.Sequential(modules)
+        size = _pooled(image_size, pools, ceil_mode)
         self.dense = nn.Conv2d(width, width, size)
-        # The smallest image of which the five poolings leave what the last convolution needs.
-        self.min_size = 32 * (size - 1) + 1 if plan['ceil_mode'] else 32 * size
+        # The smallest image of which the poolings leave what the last convolution needs.
+        self.min_size = next(each for each in range(1, image_size + 1) if _pooled(each, pools, ceil_mode) >= size)
 
     @property
     def stage_names(self) -> tuple:
@@ -150,5 +156,8 @@ class AttentionVGG(BaseModule):
         return (*outs, descriptor)
 
 
-def _halve(size: int, ceil_mode: bool) -> int:
-    return (size + ceil_mode) // 2
+def _pooled(size: int, pools: Sequence[int], ceil_mode: bool) -> int:
+    """What max-poolings of these sizes and strides leave of a height or width."""
+    for pool in pools:
+        size = -(-size // pool) if ceil_mode else size // pool
+    return size

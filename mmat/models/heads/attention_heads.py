@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmat.registry import MODELS
 
-from ..widths import check_widths
+from ..options import check_dropout, check_widths
 from .linear_head import LinearClsHead
 
 COMBINATIONS = ('average', 'sum')
@@ -24,7 +24,8 @@ class ConcatClsHead(LinearClsHead):
     Args:
         num_classes (int): Number of classes.
         in_channels (Sequence[int]): Widths of the vectors, the neck's ``out_channels``.
-        norm (bool): Whether BN and ReLU come first; the re-implementation has neither. Defaults to True.
+        norm (bool): Whether BN and ReLU come first; the re-implementation has neither. In training BN needs batches of
+            two images at least. Defaults to True.
         dropout (float): Before the classifier. Defaults to 0.5, the authors'.
         init_cfg (dict | list, optional): Initialisation. Defaults to the authors': BN weights uniform in [0, 1), BN
             biases 0, linear layers as torch's.
@@ -46,7 +47,7 @@ class ConcatClsHead(LinearClsHead):
         self.widths = widths
         # BN works channel by channel: that of the joined vectors is that of each.
         layers = [nn.BatchNorm1d(self.in_channels), nn.ReLU(inplace=False)] if norm else []
-        self.transform = nn.Sequential(*layers, nn.Dropout(dropout))
+        self.transform = nn.Sequential(*layers, nn.Dropout(check_dropout(dropout, type(self).__name__)))
 
     def pre_logits(self, feats: Tuple[Tensor, ...]) -> Tensor:
         """The joined vectors, shape (N, sum of in_channels), as the classifier sees them."""

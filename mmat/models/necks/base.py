@@ -9,7 +9,7 @@ from torch import Tensor
 from mmat.attention import attend, normalize_scores
 from mmat.attention.learned import check_normalization
 
-from ..widths import check_widths
+from ..options import check_number, check_widths
 
 
 class AttentionWeights(nn.Module):
@@ -58,11 +58,8 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
     def __init__(self, in_channels: Sequence[int], global_channels: int, normalization: str, init_cfg=None):
         super().__init__(init_cfg)
         self.in_channels = check_widths(in_channels, 'in_channels', type(self).__name__)
-        if not isinstance(global_channels, int) or global_channels < 1:
-            raise ValueError(f'global_channels of {type(self).__name__} must be a number of at least 1, got '
-                             f'{global_channels!r}')
         check_normalization(normalization)
-        self.global_channels = global_channels
+        self.global_channels = check_number(global_channels, 'global_channels', type(self).__name__)
         self.normalization = normalization
         self.maps = nn.ModuleList(AttentionWeights(normalization) for _ in self.in_channels)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmat.registry import MODELS
 
+from ..options import check_number
 from .base import BaseAttentionNeck
 
 
@@ -39,8 +40,7 @@ class GridAttentionNeck(BaseAttentionNeck):
                  normalization: str = 'sigmoid',
                  init_cfg=dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')):
         super().__init__(in_channels, global_channels, normalization, init_cfg)
-        if inter_channels < 1:
-            raise ValueError(f'inter_channels of GridAttentionNeck must be at least 1, got {inter_channels}')
+        check_number(inter_channels, 'inter_channels', 'GridAttentionNeck')
         self.local_convs = nn.ModuleList(nn.Conv2d(width, inter_channels, 1, bias=False) for width in in_channels)
         self.gate_convs = nn.ModuleList(nn.Conv2d(global_channels, inter_channels, 1, bias=False) for _ in in_channels)
         self.scores = nn.ModuleList(nn.Conv2d(inter_channels, 1, 1) for _ in in_channels)

@@ -8,6 +8,7 @@ from mmat.attention import dot_product_compatibility, parametrised_compatibility
 from mmat.attention.learned import COMPATIBILITIES
 from mmat.registry import MODELS
 
+from ..options import check_dropout
 from .base import BaseAttentionNeck
 
 PROJECTIONS = ('global', 'local')
@@ -63,6 +64,7 @@ class SpatialAttentionNeck(BaseAttentionNeck):
                              f'{compatibility!r}')
         if project not in PROJECTIONS:
             raise ValueError(f'project of SpatialAttentionNeck must be one of {PROJECTIONS}, got {project!r}')
+        check_dropout(dropout, 'SpatialAttentionNeck')
         self.compatibility = compatibility
         self.project = project
         self.projections = nn.ModuleList(

@@ -1,5 +1,5 @@
 """How well the features of a trained network serve other images: frozen, under a linear classifier."""
-from typing import Optional, Tuple, Union
+from typing import List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -9,6 +9,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmat.models.options import check_number
 from mmat.models.targets import read_targets
 from mmat.registry import DATASETS, MODELS
 
@@ -61,7 +62,7 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
         ``train_images`` and ``test_images``.
 
     Raises:
-        ValueError: A config without one of these, or datasets of different classes.
+        ValueError: A config without one of these, with other options, or with datasets of different classes.
         FileNotFoundError: A network, checkpoint or dataset that is not there.
         ImportError: scikit-learn is not installed.
     """
@@ -69,6 +70,7 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
     if missing:
         raise ValueError(f'the config of a linear probe needs {", ".join(missing)}; see '
                          'recipes/linear_probe/cifar10_to_digits.py')
+    Cs, folds = _classifier_options(config.classifier)
     try:
         from sklearn.model_selection import GridSearchCV
         from sklearn.pipeline import make_pipeline
@@ -85,7 +87,7 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
         preprocessor = MODELS.build(config.data_preprocessor)
         network.data_preprocessor = preprocessor.to(next(network.parameters()).device)
     loading = dict(batch_size=config.get('batch_size', 256), num_workers=config.get('num_workers', 0))
-    datasets = {split: DATASETS.build(config[split]) for split in ('train', 'test')}
+    datasets = {split: _build_dataset(config[split], split) for split in ('train', 'test')}
     classes = {split: dataset.metainfo.get('classes') for split, dataset in datasets.items()}
     if classes['train'] != classes['test']:
         raise ValueError(f'the classes of train ({classes["train"]}) and test ({classes["test"]}) differ')
@@ -94,9 +96,24 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
         for split in ('train', 'test'))
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LinearSVC(random_state=config.get('seed', 0), max_iter=10000)),
-        dict(linearsvc__C=list(config.classifier.Cs)), cv=config.classifier.get('folds', 5))
+        dict(linearsvc__C=Cs), cv=folds)
     search.fit(inputs, labels)
     return dict(
         accuracy=100 * search.score(test_inputs, test_labels), train_accuracy=100 * search.score(inputs, labels),
         C=search.best_params_['linearsvc__C'], features=inputs.shape[1], train_images=len(labels),
         test_images=len(test_labels))
+
+
+def _classifier_options(classifier: dict) -> Tuple[List[float], int]:
+    Cs, folds = (classifier.get('Cs'), classifier.get('folds', 5)) if isinstance(classifier, dict) else (None, 5)
+    if not isinstance(Cs, (list, tuple)) or not Cs or not all(isinstance(C, (int, float)) and C > 0 for C in Cs):
+        raise ValueError('classifier of a linear probe must be a dict with Cs, positive numbers to choose C among, '
+                         f'such as dict(Cs=[0.001, 0.1], folds=5), got {classifier!r}')
+    return list(Cs), check_number(folds, 'folds', 'the classifier of a linear probe', minimum=2)
+
+
+def _build_dataset(dataset: dict, split: str) -> Dataset:
+    try:
+        return DATASETS.build(dataset)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'the images of {split}, {dataset.get("type")}, cannot be read: {error}') from error

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from mmat import get_model
-from mmat.apis.linear_probe import extract_features, linear_probe
+from mmat.apis import extract_features, linear_probe
 from mmat.datasets import Digits
 from mmat.models import build_network
 
@@ -116,6 +116,23 @@ def test_another_preprocessor(config):
 def test_names_what_the_config_lacks(config, missing):
     config.pop(missing)
     with pytest.raises(ValueError, match=f'needs {missing}; see recipes/linear_probe/cifar10_to_digits.py'):
+        linear_probe(config)
+
+
+@pytest.mark.parametrize('classifier, message', [
+    *((each, 'must be a dict with Cs, positive numbers')
+      for each in ('svm', dict(folds=3), dict(Cs=[]), dict(Cs=[1, -1]))),
+    (dict(Cs=[0.1], folds=1), 'folds of the classifier .* at least 2, got 1'),
+])
+def test_refuses_other_classifiers(config, classifier, message):
+    config.classifier = classifier
+    with pytest.raises(ValueError, match=message):
+        linear_probe(config)
+
+
+def test_says_which_images_are_missing(config):
+    config.test = dict(type='mmat.CIFAR10', data_root='nowhere', split='test')
+    with pytest.raises(FileNotFoundError, match="the images of test, mmat.CIFAR10, cannot be read: .*'nowhere'"):
         linear_probe(config)
 
 
