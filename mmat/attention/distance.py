@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float32
+
 FORMS = ('code', 'paper')
 SIZE_MISMATCH = ('pool', 'error')
 
@@ -121,6 +123,6 @@ def activation_distance(student: Tensor, teacher: Tensor, size_mismatch: str = '
         raise ValueError('activation_distance takes activations (N, C, H, W) of equal N and C, got '
                          f'{tuple(student.shape)} and {tuple(teacher.shape)}')
     with torch.autocast(student.device.type, enabled=False):
-        student, teacher = (value if value.dtype == torch.float64 else value.float() for value in (student, teacher))
+        student, teacher = (at_least_float32(value) for value in (student, teacher))
         student, teacher = match_sizes(student, teacher, size_mismatch)
         return (normalize_map(student) - normalize_map(teacher)).square().sum(dim=1).mean()

@@ -4,6 +4,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from .precision import at_least_float32
+
 COMPATIBILITIES = ('pc', 'dp')
 NORMALIZATIONS = ('softmax', 'sigmoid')
 
@@ -25,8 +27,8 @@ def parametrised_compatibility(local: Tensor, descriptor: Tensor, weight: Tensor
     Returns:
         Tensor: Scores of shape (N, H, W), float32 (float64 where ``local`` is).
     """
-    scores = _full(torch.einsum('nchw,c->nhw', local, weight))
-    scores = scores + _full(torch.einsum('nc,c->n', descriptor, weight))[:, None, None]
+    scores = at_least_float32(torch.einsum('nchw,c->nhw', local, weight))
+    scores = scores + at_least_float32(torch.einsum('nc,c->n', descriptor, weight))[:, None, None]
     return scores if bias is None else scores + bias
 
 
@@ -42,7 +44,7 @@ def dot_product_compatibility(local: Tensor, descriptor: Tensor) -> Tensor:
     """
     # The mean of the products, which half precision holds where it does not hold their sum.
     channels = local.shape[1]
-    return _full(torch.einsum('nchw,nc->nhw', local, descriptor / channels)) * channels
+    return at_least_float32(torch.einsum('nchw,nc->nhw', local, descriptor / channels)) * channels
 
 
 def normalize_scores(scores: Tensor, normalization: str = 'softmax') -> Tensor:
@@ -60,7 +62,7 @@ def normalize_scores(scores: Tensor, normalization: str = 'softmax') -> Tensor:
         ValueError: ``normalization`` is unknown.
     """
     check_normalization(normalization)
-    scores = _full(scores)  # which autocast leaves as it is
+    scores = at_least_float32(scores)  # which autocast leaves as it is
     return scores.flatten(1).softmax(1).view_as(scores) if normalization == 'softmax' else scores.sigmoid()
 
 
@@ -82,10 +84,6 @@ def attend(local: Tensor, attention: Tensor, normalization: str = 'softmax') -> 
     if normalization == 'sigmoid':
         attention = attention / attention[0].numel()
     return torch.einsum('nchw,nhw->nc', local, attention.to(local.dtype))
-
-
-def _full(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def check_normalization(normalization: str) -> None:

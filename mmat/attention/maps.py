@@ -5,6 +5,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from .precision import at_least_float32
+
 REDUCTIONS = ('sum', 'max')
 
 
@@ -38,8 +40,7 @@ def attention_map(features: Tensor, p: float = 2, reduction: str = 'sum') -> Ten
     if features.dim() != 4:
         raise ValueError(f'attention_map takes features of shape (N, C, H, W), got {tuple(features.shape)}')
     with torch.autocast(features.device.type, enabled=False):
-        if features.dtype != torch.float64:
-            features = features.float()
+        features = at_least_float32(features)
         if reduction == 'max':
             # |.|^p grows with |.|: one power per position instead of one per activation.
             return features.abs().amax(dim=1).pow(p)

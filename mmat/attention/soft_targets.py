@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float32
+
 SOFT_TARGET_FORMS = ('batchmean', 'pre2018')
 
 
@@ -47,7 +49,7 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, T: float = 
                          f'{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}')
     with torch.autocast(student_logits.device.type, enabled=False):
         student_logits, teacher_logits = (
-            logits if logits.dtype == torch.float64 else logits.float() for logits in (student_logits, teacher_logits))
+            at_least_float32(logits) for logits in (student_logits, teacher_logits))
         divergence = F.kl_div(
             F.log_softmax(student_logits / T, dim=1), F.log_softmax(teacher_logits / T, dim=1),
             reduction='batchmean' if form == 'batchmean' else 'none', log_target=True)

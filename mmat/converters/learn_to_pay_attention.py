@@ -3,6 +3,8 @@ from typing import Dict
 
 from torch import Tensor
 
+from mmat.utils.checkpoint import bare_keys
+
 # Its blocks of convolutions, and ours that they are part of: name, convolutions, ours, our first, modules of each.
 _BLOCKS = (('conv_block1', 2, 'block0', 0, 3), ('conv_block2', 2, 'block0', 2, 3), ('conv_block3', 3, 'block0', 4, 3),
            ('conv_block4', 3, 'block1', 0, 3), ('conv_block5', 3, 'block2', 0, 3), ('conv_block6', 2, 'tail', 0, 4))
@@ -45,7 +47,7 @@ def convert_learn_to_pay_attention(state: Dict[str, Tensor]) -> Dict[str, Tensor
     Raises:
         ValueError: Weights that the network does not have, or that are missing.
     """
-    state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
+    state = bare_keys(state)
     keys = _key_map(attention='projector.op.weight' in state)
     # Torch before 0.4.1 did not save it.
     missing = [key for key in keys if key not in state and not key.endswith('num_batches_tracked')]

@@ -107,6 +107,16 @@ def _mmengine_globals() -> list:
     return [HistoryBuffer, np.ndarray, np.dtype, *arrays, *dtypes, (statistic, 'builtins.getattr')]
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside its wrapper for several processes, where it has one."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def bare_keys(state: dict) -> dict:
+    """A state dict without the ``module.`` that such a wrapper puts before its names."""
+    return {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
+
+
 def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
     """Load a checkpoint's weights into ``model``: every one of them, and nothing else.
 
@@ -125,8 +135,7 @@ def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
     state = checkpoint.get('state_dict', checkpoint)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f'checkpoint {str(path)!r} holds no state_dict')
-    load_state(model, {key[7:] if key.startswith('module.') else key: value for key, value in state.items()},
-               f'checkpoint {str(path)!r}')
+    load_state(model, bare_keys(state), f'checkpoint {str(path)!r}')
     return checkpoint
 
 
@@ -141,7 +150,7 @@ def load_state(model: nn.Module, state: dict, source: str) -> None:
     Raises:
         ValueError: The weights are another network's; the message names the first keys that differ.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:

@@ -5,7 +5,6 @@ import torch
 import torch.nn as nn
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from mmat.models import Distiller, attention_layers, get_attention_maps
@@ -14,6 +13,7 @@ from mmat.models.probe import evaluating
 from mmat.models.taps import Layer, check_layers, find_layer
 from mmat.models.targets import read_targets
 from mmat.registry import HOOKS
+from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import preserve_rng_state
 from mmat.visualization import render_attention_grid
 
@@ -40,8 +40,8 @@ class AttentionVisualizationHook(Hook):
         ValueError: An option outside these; when training starts, no images, or a layer that does not exist.
     """
 
-    # After the weights have been saved.
-    priority = 'LOW'
+    # After the teacher is ready and the weights are saved.
+    priority = 'LOWEST'
 
     def __init__(self,
                  interval: int = 10,
@@ -60,7 +60,7 @@ class AttentionVisualizationHook(Hook):
             if loop is None:
                 raise ValueError('AttentionVisualizationHook draws images of the test or validation set, but the '
                                  'config has neither a test_dataloader nor a val_dataloader')
-            self._check_layers(_unwrap(runner.model))
+            self._check_layers(unwrap(runner.model))
             if is_main_process():
                 self._batch, self._titles = self._read(loop.dataloader)
         if runner.iter == 0:
@@ -101,7 +101,7 @@ class AttentionVisualizationHook(Hook):
 
     @master_only
     def _draw(self, runner, step: int) -> None:
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         with evaluating(model):
             attention = self._attention(model)
             images = _denormalize(model.data_preprocessor, self._batch)
@@ -119,10 +119,6 @@ class AttentionVisualizationHook(Hook):
                             get_attention_maps(network, self._batch, layers).items()})
             for name, (network, layers) in networks.items()
         }
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _shorten(attention: Dict[str, Tensor]) -> Dict[str, Tensor]:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmat.registry import HOOKS
+from mmat.utils.checkpoint import bare_keys, unwrap
 from mmat.utils.rng import get_rng_state, set_rng_state
 
 
@@ -113,9 +113,8 @@ class CheckpointHook(MMEngineCheckpointHook):
 
 def _refuse_foreign_weights(runner, checkpoint: dict) -> None:
     """Stop where most of the model would begin untrained: mmengine only warns, however little of ``load_from`` fits."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    own, state = model.state_dict(), checkpoint.get('state_dict', checkpoint)
-    state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
+    model = unwrap(runner.model)
+    own, state = model.state_dict(), bare_keys(checkpoint.get('state_dict', checkpoint))
     unfit = [key for key, value in own.items() if getattr(state.get(key), 'shape', None) != value.shape]
     if 2 * len(unfit) > len(own):
         raise ValueError(f'load_from {runner._load_from!r} is of another network: of {len(own)} weights of '

@@ -4,11 +4,11 @@ import time
 import torch
 import torch.nn as nn
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 
 from mmat.models import Distiller
 from mmat.registry import HOOKS
+from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import preserve_rng_state
 
 
@@ -134,5 +134,5 @@ def _refuse_epochs(distiller: Distiller) -> None:
 
 
 def _distiller(runner):
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap(runner.model)
     return model if isinstance(model, Distiller) else None

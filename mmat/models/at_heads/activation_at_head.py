@@ -1,13 +1,13 @@
 """Activation-based attention transfer (Zagoruyko & Komodakis, ICLR 2017, equation 2)."""
 from typing import Dict, Sequence, Tuple, Union
 
-import torch
 import torch.nn as nn
 from torch import Tensor
 
 from mmat.attention import attention_distance, attention_map
 from mmat.attention.distance import check_distance_options
 from mmat.attention.maps import check_map_options
+from mmat.attention.precision import at_least_float32
 from mmat.registry import MODELS
 
 from ..taps import Layer, gives_attention
@@ -71,7 +71,7 @@ class ActivationATHead(BaseATHead):
     def _map(self, network: str, outputs: NetworkOutputs, layer: str) -> Tensor:
         features = outputs.features[layer]
         if layer in self._learned[network]:
-            return features if features.dtype == torch.float64 else features.float()
+            return at_least_float32(features)
         return attention_map(features, self.p, self.reduction)
 
     @property

@@ -7,6 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmat.attention.precision import at_least_float32
 from mmat.registry import MODELS
 
 from ..options import check_dropout, check_widths
@@ -84,5 +85,4 @@ class IndependentClsHead(ConcatClsHead):
         if self.combine == 'sum':
             return logits.sum(dim=0)
         # Their softmax is the mean probability, their cross-entropy that of the mean.
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return F.log_softmax(logits, dim=-1).logsumexp(dim=0) - math.log(len(logits))
+        return F.log_softmax(at_least_float32(logits), dim=-1).logsumexp(dim=0) - math.log(len(logits))
