@@ -6,6 +6,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from mmat.attention import attention_map
+from mmat.attention.precision import at_least_float32
 
 from .taps import Layer, check_layers, find_layer, gives_attention, stage_paths, tap
 
@@ -14,6 +15,11 @@ def attention_layers(model: nn.Module) -> List[str]:
     """Where to look at a network by default: the maps that it has learned to make, or else its backbone's stages."""
     learned = [path for path, module in model.named_modules() if getattr(module, 'gives_attention', False)]
     return learned or [f'backbone.{path}' for path in stage_paths(getattr(model, 'backbone', None))]
+
+
+def as_attention(output: Tensor, is_map: bool, p: float, reduction: str) -> Tensor:
+    """A layer's output as attention, (N, H, W), float32 at least: F^p of activations, (N, C, H, W), a map as it is."""
+    return at_least_float32(output) if is_map else attention_map(output, p, reduction)
 
 
 @torch.no_grad()
@@ -45,5 +51,4 @@ def get_attention_maps(model: nn.Module,
     inputs = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
     with tap(model, paths) as features:
         model(inputs, mode='tensor')
-    return {path: features[path] if gives_attention(model, path) else attention_map(features[path], p, reduction)
-            for path in paths}
+    return {path: as_attention(features[path], gives_attention(model, path), p, reduction) for path in paths}

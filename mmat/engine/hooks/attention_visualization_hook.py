@@ -63,6 +63,7 @@ class AttentionVisualizationHook(Hook):
             self._check_layers(unwrap(runner.model))
             if is_main_process():
                 self._batch, self._titles = self._read(loop.dataloader)
+                self._images = _denormalize(unwrap(runner.model).data_preprocessor, self._batch)
         if runner.iter == 0:
             self._draw(runner, 0)
 
@@ -103,9 +104,8 @@ class AttentionVisualizationHook(Hook):
     def _draw(self, runner, step: int) -> None:
         model = unwrap(runner.model)
         with evaluating(model):
-            attention = self._attention(model)
-            images = _denormalize(model.data_preprocessor, self._batch)
-            runner.visualizer.add_image('attention', render_attention_grid(images, attention, self._titles), step)
+            picture = render_attention_grid(self._images, self._attention(model), self._titles)
+            runner.visualizer.add_image('attention', picture, step)
 
     def _attention(self, model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
         networks = {'': (model, self.layers)}

@@ -4,12 +4,12 @@ from typing import Dict, Sequence, Tuple, Union
 import torch.nn as nn
 from torch import Tensor
 
-from mmat.attention import attention_distance, attention_map
+from mmat.attention import attention_distance
 from mmat.attention.distance import check_distance_options
 from mmat.attention.maps import check_map_options
-from mmat.attention.precision import at_least_float32
 from mmat.registry import MODELS
 
+from ..attention_maps import as_attention
 from ..taps import Layer, gives_attention
 from .base import BaseATHead, NetworkOutputs
 
@@ -69,10 +69,7 @@ class ActivationATHead(BaseATHead):
         self._learned['teacher'] = {path for path in self.teacher_layers if gives_attention(teacher, path)}
 
     def _map(self, network: str, outputs: NetworkOutputs, layer: str) -> Tensor:
-        features = outputs.features[layer]
-        if layer in self._learned[network]:
-            return at_least_float32(features)
-        return attention_map(features, self.p, self.reduction)
+        return as_attention(outputs.features[layer], layer in self._learned[network], self.p, self.reduction)
 
     @property
     def factor(self) -> float:

@@ -115,6 +115,6 @@ class AttentionResNet(BaseModule):
                     x = average_gradient(x, 2)
                 outs.append(x)
         descriptor = self.descriptor(F.relu(self.bn(x)))
-        if self.average_gradients and outs:
+        if self.average_gradients:
             descriptor = average_gradient(descriptor, len(outs))
         return (*outs, descriptor)

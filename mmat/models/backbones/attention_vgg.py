@@ -140,18 +140,18 @@ class AttentionVGG(BaseModule):
                              f'{tuple(x.shape[-2:])}')
         outs = []
         for index in range(3):
-            local = x = getattr(self, f'block{index}')(x)
+            x = getattr(self, f'block{index}')(x)
             pool = getattr(self, f'pool{index}')
             if self.position == 'after_pool':
-                local = x = pool(x)
+                x = pool(x)
             if index in self.out_indices:
                 if self.average_gradients:
-                    local = x = average_gradient(x, 2)
-                outs.append(local)
+                    x = average_gradient(x, 2)
+                outs.append(x)
             if self.position == 'before_pool':
                 x = pool(x)
         descriptor = self.dense(self.tail(x)).mean((2, 3))
-        if self.average_gradients and outs:
+        if self.average_gradients:
             descriptor = average_gradient(descriptor, len(outs))
         return (*outs, descriptor)
 

@@ -32,9 +32,9 @@ def average_gradient(x: Tensor, count: int) -> Tensor:
 
     Args:
         x (Tensor): Any shape; each of ``count`` branches reads the result.
-        count (int): How many.
+        count (int): How many; of one, or none, there is nothing to average.
     """
-    if count == 1 or not x.requires_grad:
+    if count < 2 or not x.requires_grad:
         return x
     x = x.view_as(x)
     x.register_hook(lambda gradient: gradient / count)

@@ -70,7 +70,6 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         levels = len(self.in_channels)
-        local, (descriptor, ) = inputs[:levels], inputs[-1:] or (None, )
         shapes = [tuple(each.shape) for each in inputs]
         if (len(inputs) not in (levels, levels + 1) or any(len(shape) != 4 for shape in shapes[:levels])
                 or tuple(shape[1] for shape in shapes[:levels]) != self.in_channels or len(shapes[-1]) not in (2, 4)
@@ -80,9 +79,9 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
                 f'and a global feature with {self.global_channels} (or none, where it is the last of them), got '
                 f'{shapes}; see out_indices of the backbone')
         pooled = []
-        for level, feature in enumerate(local):
-            feature, scores = self.score(level, feature, descriptor)
-            pooled.append(attend(feature, self.maps[level](scores), self.normalization))
+        for level, local in enumerate(inputs[:levels]):
+            local, scores = self.score(level, local, inputs[-1])
+            pooled.append(attend(local, self.maps[level](scores), self.normalization))
         return tuple(pooled)
 
     @abstractmethod
