@@ -8,13 +8,14 @@ from torch import Tensor
 from mmat.attention import attention_map
 from mmat.attention.precision import at_least_float32
 
-from .taps import Layer, check_layers, find_layer, gives_attention, stage_paths, tap
+from .stages import stage_paths
+from .taps import Layer, check_layers, find_layer, gives_attention, tap
 
 
 def attention_layers(model: nn.Module) -> List[str]:
     """Where to look at a network by default: the maps that it has learned to make, or else its backbone's stages."""
     learned = [path for path, module in model.named_modules() if getattr(module, 'gives_attention', False)]
-    return learned or [f'backbone.{path}' for path in stage_paths(getattr(model, 'backbone', None))]
+    return learned or stage_paths(model)
 
 
 def as_attention(output: Tensor, is_map: bool, p: float, reduction: str) -> Tensor:

@@ -7,30 +7,18 @@ from typing import Dict, Iterator, Optional, Sequence, Union
 import torch.nn as nn
 from torch import Tensor
 
+from .stages import stage_paths
+from .tokens import read_tokens, split_grid, token_network
+
 Layer = Union[int, str]
-
-# Where backbones keep their stages: ours, mmpretrain's ResNet family, its hierarchical and its plain transformers.
-_STAGE_ATTRIBUTES = ('stage_names', 'res_layers', 'stages', 'layers')
-
-
-def stage_paths(backbone: nn.Module) -> list:
-    """Names of a backbone's stages, relative to it, in order; empty where it has none that can be told."""
-    for attribute in _STAGE_ATTRIBUTES:
-        stages = getattr(backbone, attribute, None)
-        if isinstance(stages, (nn.ModuleList, nn.Sequential)):
-            return [f'{attribute}.{i}' for i in range(len(stages))]
-        if isinstance(stages, (list, tuple)) and stages and all(isinstance(name, str) for name in stages):
-            return list(stages)
-    return []
-
 
 def find_layer(model: nn.Module, layer: Layer, owner: str = 'model') -> str:
     """Turn a layer as written in a config into a module path of ``model``, with its call index where it has one.
 
     Args:
         model (nn.Module): The network.
-        layer (int | str): A stage index of ``model.backbone`` (negative counts from the end), or a module path such
-            as ``'backbone.group1'``. ``'path[1]'`` is the output of the module's second call in a forward pass.
+        layer (int | str): A stage of the backbone, see :func:`mmat.models.stages.stage_paths` (negative indices count
+            from the end; of a plain transformer the stages are its layers), or a module path such as ``'backbone.group1'``. ``'path[1]'`` is the output of the module's second call in a forward pass.
         owner (str): How messages call the network. Defaults to 'model'.
 
     Returns:
@@ -43,15 +31,15 @@ def find_layer(model: nn.Module, layer: Layer, owner: str = 'model') -> str:
     if isinstance(layer, bool) or not isinstance(layer, (int, str)):
         raise TypeError(f'a layer is a stage index or a module path, got {layer!r}')
     if isinstance(layer, int):
-        backbone = getattr(model, 'backbone', None)
-        stages = stage_paths(backbone) if backbone is not None else []
+        stages = stage_paths(model)
         if not stages:
             raise ValueError(f'{owner} ({type(model).__name__}) has no backbone whose stages can be told, so {layer} '
                              'means no layer of it; give a module path')
         if not -len(stages) <= layer < len(stages):
+            backbone = getattr(model, 'backbone', model)
             raise ValueError(f'{owner} has no stage {layer}: its {type(backbone).__name__} has {len(stages)} stages '
                              f'(0 to {len(stages) - 1})')
-        return f'backbone.{stages[layer]}'
+        return stages[layer]
     paths = [name for name, _ in model.named_modules() if name]
     if _split(layer)[0] not in paths:
         raise ValueError(f'{owner} ({type(model).__name__}) has no layer {layer!r}; {_closest(layer, paths)}')
@@ -97,7 +85,8 @@ def _split(path: str) -> tuple:
 def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model') -> Iterator[Dict[str, Tensor]]:
     """Collect the outputs of some modules for as long as the context lasts.
 
-    The hooks are removed at its end: nothing stays on the network and no activation outlives the returned dict.
+    The hooks are removed at its end: nothing stays on the network and no activation outlives the returned dict. The
+    tokens of a transformer's layer arrive as activations, (N, C, H, W), without its class token.
 
     Args:
         model (nn.Module): The network.
@@ -119,13 +108,23 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model') -> Iterato
             # A tuple of one is what backbones return; its tensor is meant.
             if isinstance(output, (tuple, list)) and len(output) == 1:
                 output = output[0]
+            grid = None
+            if transformers[name] is not None:
+                output, grid = split_grid(output)
             version = output._version if isinstance(output, Tensor) and not output.is_inference() else None
-            calls[name].append((output, version))
+            calls[name].append((output, version, grid))
 
         return hook
 
     modules = dict(model.named_modules())
+    transformers = {name: token_network(model, name) for name in calls}
+    image_sizes = {}
+
+    def record_size(module, args):
+        image_sizes[module] = tuple(args[0].shape[-2:])
+
     handles = [modules[name].register_forward_hook(record(name)) for name in calls]
+    handles += [module.register_forward_pre_hook(record_size) for module in {*transformers.values()} - {None}]
     taps = {}
     try:
         yield taps
@@ -144,11 +143,17 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model') -> Iterato
         if index is not None and index >= len(outputs):
             raise ValueError(f'{owner}: layer {path!r} asks for call {index}, but {name!r} was run {len(outputs)} '
                              f"time(s); the last is '{name}[{len(outputs) - 1}]'")
-        output, version = outputs[index or 0]
+        output, version, grid = outputs[index or 0]
         if not isinstance(output, Tensor):
             raise ValueError(f'{owner}: layer {path!r} gives {type(output).__name__}, not one tensor; name a layer '
                              'inside it')
         if version is not None and output._version != version:
             raise ValueError(f'{owner}: the output of layer {path!r} was overwritten in place by a later layer (an '
                              'inplace ReLU, most likely); name that later layer, or build the network without inplace')
+        transformer = transformers[name]
+        if transformer is not None and not gives_attention(model, path):
+            try:
+                output = read_tokens(transformer, output, image_sizes[transformer], grid)
+            except ValueError as error:
+                raise ValueError(f'{owner}: layer {path!r}: {error}') from None
         taps[path] = output

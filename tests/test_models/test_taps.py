@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 
 from mmat.models import AttentionWeights, SpatialAttentionNeck
-from mmat.models.taps import find_layer, gives_attention, stage_paths, tap
+from mmat.models.taps import find_layer, gives_attention, tap
 
 
 class Backbone(nn.Module):
@@ -89,21 +89,6 @@ X = torch.tensor([[1., -1.]])
 ])
 def test_find_layer(layer, path):
     assert find_layer(Network(), layer) == path
-
-
-@pytest.mark.parametrize('attribute, value, expected', [
-    ('stages', nn.ModuleList([nn.Identity(), nn.Identity()]), ['stages.0', 'stages.1']),
-    ('layers', nn.Sequential(nn.Identity(), nn.Identity()), ['layers.0', 'layers.1']),
-    ('res_layers', ['layer1', 'layer2'], ['layer1', 'layer2']),
-    ('stage_names', ('group0', 'group1'), ['group0', 'group1']),
-    # mmpretrain's `stages` may be a tuple of numbers, which names nothing.
-    ('stages', (3, 4, 6, 3), []),
-    ('stages', [], []),
-])
-def test_stage_paths(attribute, value, expected):
-    backbone = nn.Module()
-    setattr(backbone, attribute, value)
-    assert stage_paths(backbone) == expected
 
 
 def test_stages_of_mmpretrain_backbones():

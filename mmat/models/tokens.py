@@ -1,0 +1,59 @@
+"""Layers of transformers: their tokens read as activations."""
+from typing import Optional, Tuple
+
+import torch.nn as nn
+from torch import Tensor
+
+from mmat.attention import tokens_to_features
+
+# What transformers, mmpretrain's and timm's, have and other networks have not.
+_SIGNS = ('patch_embed', 'num_extra_tokens', 'num_prefix_tokens')
+
+
+def token_network(model: nn.Module, path: str) -> Optional[nn.Module]:
+    """The transformer that a layer is part of, the innermost; None where it is part of none.
+
+    Args:
+        model (nn.Module): The network.
+        path (str): Module path of the layer.
+    """
+    names = path.split('.')
+    for end in reversed(range(len(names) + 1)):
+        module = model.get_submodule('.'.join(names[:end]))
+        children = {type(child).__name__ for child in module.children()}
+        if any(hasattr(module, sign) for sign in _SIGNS) or 'PatchEmbed' in children:
+            return module
+    return None
+
+
+def split_grid(output) -> tuple:
+    """``(tokens, (rows, columns))``, as mmpretrain's Swin Transformers and patch embeddings give, or ``(output, None)``."""
+    if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], Tensor):
+        grid = output[1]
+        if isinstance(grid, (tuple, list)) and all(isinstance(each, int) for each in grid):
+            return output[0], tuple(grid)
+    return output, None
+
+
+def read_tokens(network: nn.Module, output: Tensor, image_size: Tuple[int, int],
+                grid: Optional[Tuple[int, int]] = None) -> Tensor:
+    """The output of a transformer's layer as activations, (N, C, H, W); what are no tokens is given back as it is.
+
+    Args:
+        network (nn.Module): From :func:`token_network`.
+        output (Tensor): Of the layer.
+        image_size (tuple): Height and width of the image that the network was given.
+        grid (tuple, optional): Rows and columns of the tokens, where the layer tells. Defaults to None.
+
+    Raises:
+        ValueError: Tokens that are no grid of patches.
+    """
+    if output.dim() == 3 and grid:
+        return output.transpose(1, 2).unflatten(2, grid)
+    if output.dim() == 3:
+        prefix = getattr(network, 'num_extra_tokens', getattr(network, 'num_prefix_tokens', 0))
+        return tokens_to_features(output, image_size, prefix)
+    # timm's Swin Transformers.
+    if output.dim() == 4 and getattr(network, 'output_fmt', None) == 'NHWC':
+        return output.permute(0, 3, 1, 2)
+    return output
