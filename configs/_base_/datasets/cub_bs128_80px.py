@@ -17,12 +17,12 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
+# The workers are new in every epoch: a run that is resumed draws the flips that it would have drawn.
 train_dataloader = dict(
     batch_size=128,
     num_workers=4,
     dataset=dict(type='mmat.CUB', data_root='data/CUB_200_2011', split='train', pipeline=train_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=True),
-    persistent_workers=True,
     drop_last=True)
 val_dataloader = dict(
     batch_size=128,

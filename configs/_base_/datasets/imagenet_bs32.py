@@ -16,12 +16,12 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
+# The workers are new in every epoch: a run that is resumed draws the crops that it would have drawn.
 train_dataloader = dict(
     batch_size=32,
     num_workers=5,
     dataset=dict(type='mmpretrain.ImageNet', data_root='data/imagenet', split='train', pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    persistent_workers=True)
+    sampler=dict(type='DefaultSampler', shuffle=True))
 val_dataloader = dict(
     batch_size=32,
     num_workers=5,

@@ -1,4 +1,4 @@
-"""Pieces of the "Learn to Pay Attention" backbones."""
+"""Pieces that backbones share."""
 from collections import OrderedDict
 from typing import Sequence, Tuple
 
@@ -18,7 +18,7 @@ def check_levels(out_indices: Sequence[int], owner: str) -> Tuple[int, ...]:
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, eps: float) -> nn.Sequential:
-    """3x3 convolution, with a bias though BN follows, as both sources have it; BN with ``eps``; ReLU."""
+    """3x3 convolution, with a bias though BN follows, as its sources have it; BN with ``eps``; ReLU."""
     # mmcv's ConvModule warns of the bias each time.
     return nn.Sequential(OrderedDict(
         conv=nn.Conv2d(in_channels, out_channels, 3, padding=1), bn=nn.BatchNorm2d(out_channels, eps),

@@ -1,0 +1,3 @@
+_base_ = './cifar100_bs128_zero.py'
+
+train_dataloader = dict(batch_size=64)

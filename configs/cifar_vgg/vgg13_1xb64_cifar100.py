@@ -1,0 +1,3 @@
+_base_ = './vgg8_1xb64_cifar100.py'
+
+model = dict(backbone=dict(depth=13))

@@ -1,0 +1,3 @@
+_base_ = ['../at/resnet8x4_at-resnet32x4_1xb64_cifar100.py', '../_base_/at_heads/kd.py']
+
+model = dict(at_heads=[{{_base_.kd_head}}])
