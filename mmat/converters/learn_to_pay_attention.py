@@ -5,10 +5,11 @@ from torch import Tensor
 
 from mmat.utils.checkpoint import bare_keys
 
+from .renaming import BN, rename
+
 # Its blocks of convolutions, and ours that they are part of: name, convolutions, ours, our first, modules of each.
 _BLOCKS = (('conv_block1', 2, 'block0', 0, 3), ('conv_block2', 2, 'block0', 2, 3), ('conv_block3', 3, 'block0', 4, 3),
            ('conv_block4', 3, 'block1', 0, 3), ('conv_block5', 3, 'block2', 0, 3), ('conv_block6', 2, 'tail', 0, 4))
-_BN = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 
 
 def _key_map(attention: bool) -> Dict[str, str]:
@@ -19,7 +20,7 @@ def _key_map(attention: bool) -> Dict[str, str]:
             target = f'backbone.{ours}.conv{first + conv}'
             for name in ('weight', 'bias'):
                 keys[f'{theirs}.op.{step * conv}.{name}'] = f'{target}.conv.{name}'
-            for name in _BN:
+            for name in BN:
                 keys[f'{theirs}.op.{step * conv + 1}.{name}'] = f'{target}.bn.{name}'
     for name in ('weight', 'bias'):
         keys[f'dense.{name}'] = f'backbone.dense.{name}'
@@ -49,12 +50,5 @@ def convert_learn_to_pay_attention(state: Dict[str, Tensor]) -> Dict[str, Tensor
     """
     state = bare_keys(state)
     keys = _key_map(attention='projector.op.weight' in state)
-    # Torch before 0.4.1 did not save it.
-    missing = [key for key in keys if key not in state and not key.endswith('num_batches_tracked')]
-    unexpected = [key for key in state if key not in keys]
-    if missing or unexpected:
-        parts = [f'it {verb} {len(names)} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
-                 for verb, names in (('lacks', missing), ('also has', unexpected)) if names]
-        raise ValueError('not the weights of a LearnToPayAttention network (conv_block1 to conv_block6, dense, '
-                         f'classify, perhaps projector and attn1 to attn3): {"; ".join(parts)}')
-    return {ours: state[theirs] for theirs, ours in keys.items() if theirs in state}
+    return rename(state, keys, 'a LearnToPayAttention network (conv_block1 to conv_block6, dense, classify, perhaps '
+                  'projector and attn1 to attn3)')

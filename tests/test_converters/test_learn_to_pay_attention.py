@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +6,6 @@ from mmat.converters import convert_learn_to_pay_attention
 from mmat.models import build_network
 from mmat.utils.checkpoint import load_state
 
-ROOT = Path(__file__).parents[2]
 BLOCKS = [(1, 3, 64, 2), (2, 64, 128, 2), (3, 128, 256, 3), (4, 256, 512, 3), (5, 512, 512, 3), (6, 512, 512, 2)]
 
 
@@ -153,40 +148,3 @@ def test_other_weights_are_refused(change, message):
     change(state)
     with pytest.raises(ValueError, match=f'LearnToPayAttention.*{message}'):
         convert_learn_to_pay_attention(state)
-
-
-# The command
-
-def run(*args):
-    return subprocess.run([sys.executable, str(ROOT / 'tools/model_converters/learn_to_pay_attention.py'),
-                           *map(str, args)], capture_output=True, text=True, cwd=ROOT)
-
-
-def test_the_command(tmp_path):
-    state = {key: value.float() if value.is_floating_point() else value for key, value in source_weights().items()}
-    torch.save({f'module.{key}': value for key, value in state.items()}, tmp_path / 'net.pth')
-    result = run(tmp_path / 'net.pth', tmp_path / 'out' / 'converted.pth')
-    assert result.returncode == 0, result.stderr
-    assert 'vgg-reimpl-att3-concat-pc_1xb128_cifar100' in result.stdout
-    assert 'vgg-reimpl-att3-concat-pc-after_1xb128_cifar100' in result.stdout
-    from mmat import get_model
-    images = torch.randn(1, 3, 32, 32, dtype=torch.float64)
-    state = {key: value.double() for key, value in state.items()}
-    for after in ('', '-after'):
-        network = get_model(f'vgg-reimpl-att3-concat-pc{after}_1xb128_cifar100',
-                            pretrained=str(tmp_path / 'out' / 'converted.pth')).double()
-        with torch.no_grad():
-            torch.testing.assert_close(network(images), forward(state, images, bool(after)), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize('classes, args, message', [
-    (7, [], 'of a network of 7 classes'),
-    (10, ['--config', 'vgg-reimpl_1xb128_cifar10'], 'does not fit ImageClassifier'),
-    (10, ['--config', 'vgg-reimp_1xb128_cifar10'], 'vgg-reimpl_1xb128_cifar10'),
-])
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path, classes, args, message):
-    torch.save(source_weights(classes=classes, scale=16), tmp_path / 'net.pth')
-    result = run(tmp_path / 'net.pth', tmp_path / 'converted.pth', *args)
-    assert result.returncode == 1 and message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1 and 'Traceback' not in result.stderr
-    assert not (tmp_path / 'converted.pth').exists()

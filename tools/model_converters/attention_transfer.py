@@ -1,0 +1,27 @@
+#!/usr/bin/env python
+"""Convert model.pt7 of github.com/szagoruyko/attention-transfer: a WRN of cifar.py, or one network of imagenet.py."""
+from mmat.apis import command_line
+from mmat.apis.convert import converter_parser, write_converted
+from mmat.converters import convert_attention_transfer
+from mmat.utils.checkpoint import read_checkpoint
+
+
+def main():
+    parser = converter_parser(__doc__, 'its model.pt7')
+    parser.add_argument('--network', choices=['student', 'teacher'],
+                        help='which one, of a file of a student and its teacher')
+    args = parser.parse_args()
+    content = read_checkpoint(args.source)
+    if 'params' not in content:
+        raise ValueError(f'{args.source!r} has no params, as a model.pt7 does: it has {", ".join(list(content)[:5])}')
+    # Scripts before PyTorch 0.4 kept the running statistics apart.
+    state = convert_attention_transfer({**content['params'], **content.get('stats', {})}, args.network)
+    write_converted(args, state, 'szagoruyko/attention-transfer')
+    if len(state['head.fc.bias']) == 100:
+        print('cifar.py normalises CIFAR-100 by the statistics of CIFAR-10, which its configs here do not. Test with '
+              '--cfg-options model.data_preprocessor.mean=[125.3,123.0,113.9] '
+              'model.data_preprocessor.std=[63.0,62.1,66.7]')
+
+
+if __name__ == '__main__':
+    command_line(main)
