@@ -8,6 +8,7 @@ from typing import Optional
 
 import numpy as np
 import torch
+from mmpretrain.datasets.categories import CIFAR10_CATEGORIES, CIFAR100_CATEGORIES
 
 from mmat.registry import DATASETS
 
@@ -52,6 +53,10 @@ class _CIFAR(InMemoryDataset):
             raise ValueError(f'{self._where(self.meta_file)} has no {self.classes_key!r}')
         images, labels = zip(*(self._check(name, batch, len(classes)) for name, batch in content.items()))
         super().__init__(torch.cat(images), torch.cat(labels), classes, indices)
+
+    @classmethod
+    def image_size(cls, **options) -> int:
+        return 32
 
     def _where(self, name: str) -> str:
         return str(self.data_root / self.folder / name)
@@ -139,6 +144,7 @@ class CIFAR10(_CIFAR):
         FileNotFoundError: The data or one of its files is not there.
         ValueError: A file that is truncated or not what it should be, or an option outside these.
     """
+    METAINFO = dict(classes=CIFAR10_CATEGORIES)
     folder = 'cifar-10-batches-py'
     archive = 'cifar-10-python.tar.gz'
     url = 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'
@@ -152,6 +158,7 @@ class CIFAR10(_CIFAR):
 @DATASETS.register_module()
 class CIFAR100(_CIFAR):
     """CIFAR-100 with its 100 fine classes; otherwise as :class:`CIFAR10`."""
+    METAINFO = dict(classes=CIFAR100_CATEGORIES)
     folder = 'cifar-100-python'
     archive = 'cifar-100-python.tar.gz'
     url = 'https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz'

@@ -8,7 +8,10 @@ from mmpretrain.datasets import CUB as MMPretrainCUB
 
 from mmat.registry import DATASETS, TRANSFORMS
 
+from .image_files import check_count, check_files
+
 _FILES = ('images.txt', 'image_class_labels.txt', 'train_test_split.txt', 'bounding_boxes.txt')
+_SIZES = dict(train=5994, test=5794)
 
 
 @DATASETS.register_module()
@@ -16,19 +19,22 @@ class CUB(MMPretrainCUB):
     """mmpretrain's CUB-200-2011, each image with its ``bbox``, ``[x, y, width, height]`` in pixels.
 
     Reads the official layout: ``images/``, ``images.txt``, ``image_class_labels.txt``, ``train_test_split.txt`` and
-    ``bounding_boxes.txt`` in ``data_root``. :class:`CropBoundingBox` cuts the box out.
+    ``bounding_boxes.txt`` in ``data_root``. :class:`CropBoundingBox` cuts the box out. Some images are grey.
 
     Args:
         data_root (str): The folder ``CUB_200_2011``.
         split (str): 'train' or 'test'. Defaults to 'train'.
+        complete (bool): Whether the split must have its official number of images, 5,994 or 5,794; False for a part
+            of the dataset. Defaults to True.
         **kwargs: As mmpretrain's.
 
     Raises:
-        FileNotFoundError: One of these files is not there.
-        ValueError: A line that is not what it should be, files that disagree on the images, or another split.
+        FileNotFoundError: One of these files, or an image of the split, is not there.
+        ValueError: A line that is not what it should be, files that disagree on the images, an image whose class is
+            not its folder's, another number of images than there should be, or another split.
     """
 
-    def __init__(self, data_root: str, split: str = 'train', **kwargs):
+    def __init__(self, data_root: str, split: str = 'train', complete: bool = True, **kwargs):
         if split not in ('train', 'test'):
             raise ValueError(f"split of CUB must be 'train' or 'test', got {split!r}")
         missing = [name for name in _FILES if not (Path(data_root) / name).is_file()]
@@ -36,6 +42,7 @@ class CUB(MMPretrainCUB):
             raise FileNotFoundError(f'CUB-200-2011 is not in {str(data_root)!r}: {", ".join(missing)} not found. '
                                     'Unpack CUB_200_2011.tgz (https://www.vision.caltech.edu/datasets/cub_200_2011/) '
                                     'and name its folder CUB_200_2011 as data_root')
+        self.complete = complete
         super().__init__(data_root=str(data_root), split=split, test_mode=split == 'test', **kwargs)
 
     def load_data_list(self) -> List[dict]:
@@ -46,8 +53,11 @@ class CUB(MMPretrainCUB):
             if odd:
                 raise ValueError(f'{file} and {_FILES[0]} of {self.data_root!r} disagree on {len(odd)} images; the '
                                  f'first is number {odd[0]}')
-        data_list = []
-        for number, (name, ) in names.items():
+        data_list, files = [], []
+        for number, (name, *others) in names.items():
+            if others:
+                raise ValueError(f'{_FILES[0]} of {self.data_root!r}: image {number} must be one file, got '
+                                 f'{" ".join((name, *others))!r}')
             is_train, = self._numbers(_FILES[2], number, splits[number], 1, int)
             if is_train not in (0, 1):
                 raise ValueError(f'{_FILES[2]} of {self.data_root!r}: image {number} must be 1 (train) or 0 (test), '
@@ -57,9 +67,17 @@ class CUB(MMPretrainCUB):
                 if not 1 <= label <= len(self.METAINFO['classes']):
                     raise ValueError(f'{_FILES[1]} of {self.data_root!r}: image {number} has class {label}, expected 1 '
                                      f'to {len(self.METAINFO["classes"])}')
+                if not name.startswith(f'{label:03d}.'):
+                    raise ValueError(f'{_FILES[1]} of {self.data_root!r}: image {number} has class {label}, but is in '
+                                     f'the folder {name.split("/")[0]!r}')
+                files.append(name)
                 data_list.append(dict(
                     img_path=self.backend.join_path(self.img_prefix, name), gt_label=label - 1,
                     bbox=self._numbers(_FILES[3], number, boxes[number], 4, float)))
+        what = f'{_FILES[0]} of {self.data_root!r}'
+        if self.complete:
+            check_count(len(files), _SIZES[self.split], f'the {self.split} split in {what}')
+        check_files(self.img_prefix, files, what)
         return data_list
 
     def _read(self, name: str) -> dict:
@@ -67,10 +85,15 @@ class CUB(MMPretrainCUB):
         lines = (Path(self.data_root) / name).read_text().splitlines()
         content = {}
         for index, line in enumerate(lines, start=1):
-            number, *words = line.split() or ['']
+            if not line.strip():
+                continue
+            number, *words = line.split()
             if not number.isdigit() or not words:
                 raise ValueError(f'{name} of {self.data_root!r}, line {index}: expected an image number and its entry, '
                                  f'got {line!r}')
+            if int(number) in content:
+                raise ValueError(f'{name} of {self.data_root!r}, line {index}: image {int(number)} is there a second '
+                                 'time')
             content[int(number)] = words
         return content
 

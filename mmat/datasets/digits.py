@@ -8,6 +8,8 @@ from mmat.registry import DATASETS
 
 from .in_memory import InMemoryDataset
 
+_SIZE = 16
+
 
 @DATASETS.register_module()
 class Digits(InMemoryDataset):
@@ -28,9 +30,11 @@ class Digits(InMemoryDataset):
         ImportError: scikit-learn is not installed.
     """
 
+    METAINFO = dict(classes=tuple('0123456789'))
     TEST_SIZE = 797
+    grayscale = True
 
-    def __init__(self, split: str, train_size: int = 1000, size: int = 16, indices: Optional[object] = None):
+    def __init__(self, split: str, train_size: int = 1000, size: int = _SIZE, indices: Optional[object] = None):
         if split not in ('train', 'test'):
             raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         if not 0 < train_size <= 1000:
@@ -48,7 +52,11 @@ class Digits(InMemoryDataset):
         images = torch.from_numpy(digits.images).float()[chosen, None] * (255 / 16)
         images = F.interpolate(images, (size, size), mode='bilinear', align_corners=False)
         images = images.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-        super().__init__(images, labels[chosen], [str(digit) for digit in range(10)], indices)
+        super().__init__(images, labels[chosen], self.METAINFO['classes'], indices)
+
+    @classmethod
+    def image_size(cls, size: int = _SIZE, **options) -> int:
+        return size
 
 
 def _class_by_class(labels: torch.Tensor) -> torch.Tensor:

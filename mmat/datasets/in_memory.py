@@ -14,7 +14,8 @@ class BatchedSamples(BaseDataElement):
     """The labels of a batch in one tensor, which also passes for mmpretrain's list of DataSamples.
 
     As an mmengine data element it moves to the device with any data preprocessor. Iterating over it makes the
-    DataSamples, so mmpretrain's heads and metrics work unchanged; who knows better reads ``gt_label``.
+    DataSamples, once, and keeps what is written on them, so mmpretrain's classifiers and metrics work unchanged; who
+    knows better reads ``gt_label``.
 
     Args:
         gt_label (Tensor): Shape (N, ), int64.
@@ -23,6 +24,8 @@ class BatchedSamples(BaseDataElement):
 
     def __init__(self, gt_label: Optional[Tensor] = None, sample_idx: Optional[List[int]] = None, **kwargs):
         super().__init__(**kwargs)
+        # No field of the element: a copy on another device makes its own.
+        self.__dict__['_samples'] = {}
         if gt_label is not None:
             self.gt_label = gt_label
         if sample_idx is not None:
@@ -32,10 +35,14 @@ class BatchedSamples(BaseDataElement):
         return len(self.gt_label)
 
     def __getitem__(self, index: int) -> DataSample:
-        sample = DataSample().set_gt_label(self.gt_label[index].view(1))
-        if 'sample_idx' in self:
-            sample.set_metainfo(dict(sample_idx=self.sample_idx[index]))
-        return sample
+        # mmpretrain's TimmClassifier writes its predictions on the samples that it is given, and gives them back.
+        index = range(len(self))[index]
+        if index not in self._samples:
+            sample = DataSample().set_gt_label(self.gt_label[index].view(1))
+            if 'sample_idx' in self:
+                sample.set_metainfo(dict(sample_idx=self.sample_idx[index]))
+            self._samples[index] = sample
+        return self._samples[index]
 
     def __iter__(self) -> Iterator[DataSample]:
         return (self[index] for index in range(len(self)))
@@ -57,6 +64,9 @@ class InMemoryDataset(Dataset):
         ValueError: ``indices`` outside the dataset.
     """
 
+    # Whether the three channels are equal.
+    grayscale = False
+
     def __init__(self,
                  images: Tensor,
                  labels: Tensor,
@@ -73,6 +83,20 @@ class InMemoryDataset(Dataset):
         self.images = images
         self.labels = labels
         self.metainfo = dict(classes=tuple(classes))
+
+    @classmethod
+    def image_size(cls, **options) -> Optional[int]:
+        """Height and width of the images of a dataset made with these options, told without its data.
+
+        A picture from elsewhere becomes such an image by it; see :class:`mmat.apis.AttentionInferencer`.
+
+        Args:
+            **options: As the class takes them.
+
+        Returns:
+            int | None: None where the class does not tell.
+        """
+        return None
 
     def __len__(self) -> int:
         return len(self.images)

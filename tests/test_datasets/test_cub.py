@@ -49,7 +49,8 @@ PIPELINE = [dict(type='mmpretrain.LoadImageFromFile'), dict(type='mmat.CropBound
 @pytest.mark.parametrize('scope', ['mmat', 'mmpretrain', 'mmengine'])
 def test_images_labels_and_boxes(folder, split, numbers, scope):
     with DefaultScope.overwrite_default_scope(scope):
-        dataset = DATASETS.build(dict(type='mmat.CUB', data_root=str(folder), split=split, pipeline=PIPELINE))
+        dataset = DATASETS.build(dict(
+            type='mmat.CUB', data_root=str(folder), split=split, complete=False, pipeline=PIPELINE))
     assert len(dataset) == 2 and len(dataset.metainfo['classes']) == 200
     for index, number in enumerate(numbers):
         _, name, label, _, box = BIRDS[number - 1]
@@ -59,7 +60,7 @@ def test_images_labels_and_boxes(folder, split, numbers, scope):
 
 
 def test_the_box_is_cut_out(folder):
-    image = CUB(str(folder), 'train', pipeline=PIPELINE)[0]['img']
+    image = CUB(str(folder), 'train', complete=False, pipeline=PIPELINE)[0]['img']
     # Loaded as BGR. x from 4, y from 2, 10 wide, 6 high.
     assert image.shape == (6, 10, 3)
     assert image[..., 2].tolist() == [[10 * x for x in range(4, 14)]] * 6
@@ -67,7 +68,7 @@ def test_the_box_is_cut_out(folder):
 
 
 def test_grey_images_have_three_channels(folder):
-    image = CUB(str(folder), 'test', pipeline=PIPELINE)[1]['img']
+    image = CUB(str(folder), 'test', complete=False, pipeline=PIPELINE)[1]['img']
     # The box reaches out of the image: 15 from 10 on are 10, 15 from 5 on are 7.
     assert image.shape == (7, 10, 3)
     assert (image == image[..., :1]).all()
@@ -124,6 +125,10 @@ def test_no_folder():
     ('bounding_boxes.txt', '3 1.4', '9 1.4', r'bounding_boxes\.txt and images\.txt.*disagree on 2 images.*number 3'),
     ('bounding_boxes.txt', '3 1.4 3.6', '3 1.4', r'bounding_boxes\.txt.*image 3 must have 4 numbers'),
     ('bounding_boxes.txt', '3 1.4', '3 nan', r'bounding_boxes\.txt.*image 3 must have 4 numbers'),
+    ('image_class_labels.txt', '3 200', '3 199', r"image 3 has class 199, but is in the folder '200\.Common_Yellow"),
+    ('images.txt', '3 200', '3 2000', r"image 3 has class 200, but is in the folder '2000\.Common_Yellow"),
+    ('images.txt', '3 200.Common_Y', '3 200.Common Y', r"images\.txt.*image 3 must be one file, got '200\.Common Y"),
+    ('bounding_boxes.txt', '3 1.4', '1 1.4', r'bounding_boxes\.txt.*line 3: image 1 is there a second time'),
     ('train_test_split.txt', '3 1', '3 2', r'image 3 must be 1 \(train\) or 0 \(test\), got 2'),
     ('images.txt', '3 200', 'three 200', r'images\.txt.*line 3: expected an image number'),
     ('images.txt', '\n3 200.Common_Yellowthroat/Common_Yellowthroat_0055_190967.jpg', '\n3', r'images\.txt.*line 3: e'),
@@ -131,13 +136,49 @@ def test_no_folder():
 def test_a_broken_line_is_named(folder, file, old, new, message):
     replace(folder, file, old, new)
     with pytest.raises(ValueError, match=message):
-        CUB(str(folder), 'train')
+        CUB(str(folder), 'train', complete=False)
 
 
 def test_a_missing_image_is_named(folder):
     (folder / 'images' / BIRDS[0][1]).unlink()
-    with pytest.raises(FileNotFoundError, match='Black_Footed_Albatross_0046_18'):
-        CUB(str(folder), 'train', pipeline=PIPELINE)[0]
+    with pytest.raises(FileNotFoundError, match=r'1 of the 2 images that images\.txt of .* are not in .*images.: the '
+                                                r'first is 001\.Black_footed_Albatross/Black_Footed_Albatross_0046_18\.'
+                                                r'jpg; the closest there is Black_Footed_Albatross_0009_34'):
+        CUB(str(folder), 'train', complete=False)
+    assert len(CUB(str(folder), 'test', complete=False)) == 2
+
+
+@pytest.mark.parametrize('split, official', [('train', '5,994'), ('test', '5,794')])
+def test_a_split_that_is_not_whole_is_refused(folder, split, official):
+    with pytest.raises(ValueError, match=f'the {split} split in images.txt of .* names 2 images, where officially '
+                                         f'there are {official}: .*complete=False'):
+        CUB(str(folder), split)
+
+
+def test_only_the_official_numbers_of_images_are_complete(tmp_path):
+    sizes = dict(train=5994, test=5794)
+    (tmp_path / 'images' / '001.A').mkdir(parents=True)
+    (tmp_path / 'images' / '001.A' / 'a.jpg').touch()
+    names = ['001.A/a.jpg'] * sum(sizes.values())
+    for file, lines in {
+        'images.txt': names,
+        'image_class_labels.txt': ['1'] * len(names),
+        'train_test_split.txt': ['1'] * sizes['train'] + ['0'] * sizes['test'],
+        'bounding_boxes.txt': ['0 0 2 2'] * len(names),
+    }.items():
+        (tmp_path / file).write_text(''.join(f'{number} {line}\n' for number, line in enumerate(lines, start=1)))
+    assert {split: len(CUB(str(tmp_path), split)) for split in sizes} == sizes
+    replace(tmp_path, 'train_test_split.txt', '\n5994 1\n', '\n5994 0\n')
+    for split, found in (('train', '5,993'), ('test', '5,795')):
+        with pytest.raises(ValueError, match=f'names {found} images'):
+            CUB(str(tmp_path), split)
+
+
+@pytest.mark.parametrize('ending', ['\r\n', ' \n', '\n\n'])
+def test_line_ends_and_blanks_do_not_matter(folder, ending):
+    for path in folder.glob('*.txt'):
+        path.write_bytes(path.read_text().replace('\n', ending).encode())
+    assert CUB(str(folder), 'train', complete=False).get_gt_labels().tolist() == [0, 199]
 
 
 def test_refuses_another_split(folder):

@@ -121,6 +121,19 @@ def test_positions_may_be_left_out():
     assert 'sample_idx' not in BatchedSamples(torch.tensor([1]))[0]
 
 
+def test_what_is_written_on_a_sample_stays():
+    batch = BatchedSamples(torch.tensor([2, 0, 1]), [7, 8, 9])
+    for sample, label in zip(batch, (0, 1, 2)):
+        sample.set_pred_label(label)
+    assert [sample.pred_label.item() for sample in batch] == [0, 1, 2]
+    assert batch[-1] is batch[2] and batch[1].sample_idx == 8
+    # Of a copy they are others: its labels are where it is.
+    assert 'pred_label' not in batch.to('cpu')[0]
+    assert set(batch.keys()) == {'gt_label'}
+    with pytest.raises(IndexError):
+        batch[3]
+
+
 def test_samples_follow_their_batch_to_its_device():
     # 'meta' stands for an accelerator: a label that goes through the CPU, and stays there, would fail the loss on it.
     samples = BatchedSamples(torch.tensor([1, 2]), [3, 4]).to('meta')
