@@ -132,12 +132,21 @@ def command_line(main: Callable[[], Optional[int]]) -> None:
     except (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError) as error:
         message = _closest_type(str(error)) or _closest_argument(str(error))
         if message is None:
-            origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+            origin, message = _in_worker(str(error)) or (traceback.extract_tb(error.__traceback__)[-1].filename, error)
             ours = Path(__file__).resolve().parents[1], Path(sys.argv[0]).resolve().parent
-            if not any(origin.is_relative_to(folder) for folder in ours):
+            if not any(Path(origin).resolve().is_relative_to(folder) for folder in ours):
                 raise
-            message = str(error)
         sys.exit(f'{Path(sys.argv[0]).name}: error: {message}')
+
+
+def _in_worker(message: str) -> Optional[tuple]:
+    """Where an error of a loader's worker comes from, and what it says; torch gives its traceback as the message."""
+    if not re.match(r'Caught \w+ in DataLoader worker', message):
+        return None
+    files = re.findall(r'^  File "(.*)", line \d+', message, re.MULTILINE)
+    # What comes after the last line of code: the type and its message.
+    text = re.split(r'^  .*\n', message, flags=re.MULTILINE)[-1].strip()
+    return (files[-1], text.partition(': ')[2]) if files else None
 
 
 def _leave_together() -> None:

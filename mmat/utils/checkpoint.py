@@ -6,7 +6,9 @@ from typing import Union
 
 import torch
 import torch.nn as nn
+from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.model import is_model_wrapper
+from mmengine.runner import CheckpointLoader
 
 _REMOTE = ('http://', 'https://')
 
@@ -105,6 +107,27 @@ def _mmengine_globals() -> list:
               for name in ('_reconstruct', 'scalar') for core in ('core', '_core')]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'bool')]
     return [HistoryBuffer, np.ndarray, np.dtype, *arrays, *dtypes, (statistic, 'builtins.getattr')]
+
+
+@CheckpointLoader.register_scheme(prefixes=_REMOTE, force=True)
+def load_from_http(filename: str, map_location=None) -> dict:
+    """In place of mmengine's, which unpickles whatever comes: for ``init_cfg=dict(type='Pretrained')`` with a URL.
+
+    The first process downloads, the others read what it got.
+
+    Raises:
+        OSError, ValueError: As :func:`read_checkpoint`, in every process.
+    """
+    content, failure = None, [None]
+    if get_rank() == 0:
+        try:
+            content = read_checkpoint(filename)
+        except (OSError, ValueError) as error:
+            failure = [error]
+    broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise failure[0]
+    return content if content is not None else read_checkpoint(filename)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

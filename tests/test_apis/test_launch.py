@@ -5,10 +5,13 @@ import sys
 
 import pytest
 import torch.distributed as dist
+import torch.nn as nn
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
+from torch.utils.data import DataLoader, Dataset
 
 from mmat.apis import launch
+from mmat.datasets import LoadImage
 from mmat.engine import AutocastOptimWrapper
 from mmat.registry import MODELS
 
@@ -192,6 +195,30 @@ def test_a_bug_keeps_its_traceback(error):
 
     with pytest.raises(error):
         launch.command_line(fail)
+
+
+class Broken(Dataset):
+
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.item()
+
+
+def test_a_users_mistake_that_a_loaders_worker_meets_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(b'no image')
+    dataset = Broken(lambda: LoadImage()(dict(img_path=str(tmp_path / 'a.jpg'))))
+    code = run(lambda: list(DataLoader(dataset, num_workers=1)), monkeypatch)
+    assert re.match(r'train\.py: error: \S+a\.jpg cannot be read as an image', code) and '\n' not in code
+
+
+def test_a_bug_in_a_loaders_worker_keeps_its_traceback():
+    with pytest.raises(ValueError, match='(?s)DataLoader worker.*invalid literal'):
+        launch.command_line(lambda: list(DataLoader(Broken(lambda: nn.Linear(1, 1)(int('x'))), num_workers=1)))
 
 
 @pytest.mark.parametrize('misspelt, message', [

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pickle
 import shutil
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.model import initialize
 from mmengine.logging import MessageHub
 
 from mmat.utils.checkpoint import find_checkpoint, load_weights, read_checkpoint
@@ -240,6 +242,13 @@ def test_a_downloaded_checkpoint_is_not_run_either(tmp_path, monkeypatch):
     message = refused('https://example.invalid/evil.pth')
     assert not bait.exists()
     assert 'holds more than tensors and plain values' in message
+    # Nor by mmengine, for weights to begin with.
+    for name, refusal in (('good', None), ('evil', 'holds more than tensors')):
+        layer = nn.Linear(2, 2)
+        layer.init_cfg = dict(type='Pretrained', checkpoint=f'https://example.invalid/{name}.pth')
+        with pytest.raises(ValueError, match=refusal) if refusal else contextlib.nullcontext():
+            initialize(layer, layer.init_cfg)
+    assert not bait.exists()
 
 
 # load_weights
