@@ -6,18 +6,25 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+# What a wheel holds beside the package, where OpenMMLab's packages keep it and `mim` looks for it: mmat/.mim.
+ZOO = ('configs', 'tools', 'recipes', 'checkpoints', 'model-index.yml')
 
 
 class BuildWithZoo(build_py):
-    """Puts the configs and the model index into the wheel, where OpenMMLab keeps them: ``mmat/.mim``."""
+    """Puts configs, tools and recipes, the weights that lie in the repository and the model index into the wheel."""
 
     def run(self):
         super().run()
         if self.editable_mode:
             return  # the package looks in the checkout
         mim = Path(self.build_lib) / 'mmat' / '.mim'
-        shutil.copytree(ROOT / 'configs', mim / 'configs', dirs_exist_ok=True)
-        shutil.copy(ROOT / 'model-index.yml', mim)
+        shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
+        mim.mkdir()
+        for name in ZOO:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, mim / name, ignore=shutil.ignore_patterns('__pycache__', '*.py[co]'))
+            elif (ROOT / name).is_file():
+                shutil.copy(ROOT / name, mim)
 
 
 def version():
@@ -26,14 +33,38 @@ def version():
     return scope['__version__']
 
 
+EXTRAS = {
+    'digits': ['scikit-learn'],
+    'converters': ['h5py'],
+    'timm': ['timm'],
+    'docs': ['sphinx>=7.4', 'myst-parser>=3', 'furo'],
+}
+EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS['test'] = [*EXTRAS['all'], 'build', 'pytest', 'ruff', 'wheel']
+
 os.chdir(ROOT)
 setup(
     name='mmat',
     version=version(),
     description='Attention transfer and learned attention for vision networks, on the OpenMMLab stack',
-    long_description=(ROOT / 'README.md').read_text(),
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords='attention transfer, knowledge distillation, visual attention, computer vision, OpenMMLab',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3 :: Only',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
     cmdclass={'build_py': BuildWithZoo},
     packages=find_packages(include=['mmat', 'mmat.*']),
     python_requires='>=3.10',
@@ -48,8 +79,5 @@ setup(
         'setuptools',  # mmengine imports distutils, which Python 3.12 left to it
         'tensorboard',
     ],
-    extras_require={
-        'digits': ['scikit-learn'],
-        'test': ['scikit-learn', 'pytest', 'ruff'],
-    },
+    extras_require=EXTRAS,
 )

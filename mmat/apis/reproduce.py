@@ -14,9 +14,9 @@ from mmengine.config import Config
 
 from mmat.engine import AtomicBackend
 from mmat.utils.checkpoint import find_checkpoint
-from mmat.utils.zoo import find_config
+from mmat.utils.zoo import find_config, zoo_root
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+TOOLS = zoo_root() / 'tools'
 
 
 @dataclass(eq=False)

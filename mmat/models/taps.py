@@ -12,13 +12,15 @@ from .tokens import read_tokens, split_grid, token_network
 
 Layer = Union[int, str]
 
+
 def find_layer(model: nn.Module, layer: Layer, owner: str = 'model') -> str:
     """Turn a layer as written in a config into a module path of ``model``, with its call index where it has one.
 
     Args:
         model (nn.Module): The network.
         layer (int | str): A stage of the backbone, see :func:`mmat.models.stages.stage_paths` (negative indices count
-            from the end; of a plain transformer the stages are its layers), or a module path such as ``'backbone.group1'``. ``'path[1]'`` is the output of the module's second call in a forward pass.
+            from the end; of a plain transformer the stages are its layers), or a module path such as
+            ``'backbone.group1'``. ``'path[1]'`` is the output of the module's second call in a forward pass.
         owner (str): How messages call the network. Defaults to 'model'.
 
     Returns:

@@ -27,7 +27,7 @@ def token_network(model: nn.Module, path: str) -> Optional[nn.Module]:
 
 
 def split_grid(output) -> tuple:
-    """``(tokens, (rows, columns))``, as mmpretrain's Swin Transformers and patch embeddings give, or ``(output, None)``."""
+    """``(tokens, (rows, columns))``, which mmpretrain's Swin Transformers give, as it is; else ``(output, None)``."""
     if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], Tensor):
         grid = output[1]
         if isinstance(grid, (tuple, list)) and all(isinstance(each, int) for each in grid):

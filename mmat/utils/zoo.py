@@ -1,9 +1,13 @@
 """The model zoo's index: names, configs and weights."""
+import hashlib
+import re
+from datetime import datetime
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Union
+from urllib.parse import urlsplit
 
 
 @lru_cache
@@ -45,18 +49,125 @@ def list_models(pattern: Optional[str] = None) -> List[str]:
 
 
 def find_config(name: str) -> str:
-    """The config file that a zoo name or a path means.
+    """The config file that a name or a path means: a name of our zoo, a file, or a name of mmpretrain's zoo.
 
     Raises:
         FileNotFoundError: There is none; the message names the closest.
     """
     if name in zoo_index():
         return zoo_index()[name]['Config']
+    known, remark = list(zoo_index()), ''
     if name.endswith('.py'):
         # Paths in a config are meant from where the command is run; the zoo's own also from anywhere else.
         for path in (Path(name), zoo_root() / name):
             if path.is_file():
                 return str(path)
-    close = get_close_matches(Path(name).stem, zoo_index(), n=3, cutoff=0.4)
-    raise FileNotFoundError(f'no config {name!r}: it is neither a file nor a name of the zoo' +
+    else:
+        try:
+            entry = _mmpretrain_entry(name)
+        except FileNotFoundError as error:
+            remark = f' ({error})'
+        else:
+            if entry is not None:
+                return entry.config.filename
+            from mmpretrain import list_models as list_mmpretrain_models
+            known += list_mmpretrain_models()
+    close = get_close_matches(Path(name).stem, dict.fromkeys(known), n=3, cutoff=0.4)
+    raise FileNotFoundError(f'no config {name!r}: it is neither a file nor a name of the zoo{remark}' +
                             (f'; the closest names are {", ".join(close)}' if close else '; see mmat.list_models()'))
+
+
+def find_weights(name: str) -> Optional[str]:
+    """The published weights of a model, a file or a URL; None where there are none.
+
+    Args:
+        name (str): As for :func:`find_config`: a name of our zoo or mmpretrain's, or the path of a config of ours.
+    """
+    if name not in zoo_index() and name.endswith('.py'):
+        config = Path(find_config(name)).resolve()
+        name = next((each for each, entry in zoo_index().items() if Path(entry['Config']).resolve() == config), name)
+    if name in zoo_index() or name.endswith('.py'):
+        return zoo_index().get(name, {}).get('Weights')
+    entry = _mmpretrain_entry(name)
+    return None if entry is None else entry.weights
+
+
+def _mmpretrain_entry(name: str):
+    """What mmpretrain's zoo has under a name, its ``config`` and ``weights``; None where it has nothing.
+
+    Raises:
+        FileNotFoundError: mmpretrain is installed without its configs.
+    """
+    # Here: it takes seconds to import, and one more to read its index.
+    from mmpretrain import list_models as list_mmpretrain_models
+    from mmpretrain.apis.model import ModelHub
+    try:
+        known = list_mmpretrain_models()
+    except OSError as error:
+        raise FileNotFoundError("mmpretrain's own models have no names here: it is installed without its configs, as "
+                                'an editable install is; pip install mmpretrain brings them') from error
+    return ModelHub.get(name) if name.lower() in known else None
+
+
+def fetch_weights(path: Union[str, Path]) -> str:
+    """The file of some weights, downloaded once where they are at a URL, and held against the hash in its name.
+
+    Published files are named ``<name>-<first 8 hex digits of their SHA-256>.pth``. Any other name promises nothing,
+    and nothing is checked.
+
+    Args:
+        path (str | Path): A file, or an ``http(s)`` URL, which is kept where :mod:`torch.hub` keeps its own.
+
+    Returns:
+        str: The file.
+
+    Raises:
+        ValueError: The file is not the one that was published under its name.
+        OSError: It cannot be downloaded.
+    """
+    path = str(path)
+    url = path if path.startswith(('http://', 'https://')) else None
+    if url:
+        path = _download(url)
+    expected = _published_hash(path)
+    if expected and not _sha256(path).startswith(expected):
+        advice = f'; delete it, and it is downloaded from {url} again' if url else ': fetch it again'
+        raise ValueError(f'{path!r} is not the file that was published under its name (its SHA-256 does not begin with '
+                         f'{expected}), or only a part of it{advice}')
+    return path
+
+
+def _published_hash(path: str) -> Optional[str]:
+    found = re.search(r'-([0-9a-f]{8})\.pth$', path)
+    if not found:
+        return None
+    try:
+        # A day is no hash: 'wrn16-1-20210208.pth'.
+        return None if 1990 <= datetime.strptime(found[1], '%Y%m%d').year <= 2100 else found[1]
+    except ValueError:
+        return found[1]
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download(url: str) -> str:
+    import torch
+    file = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlsplit(url).path).name
+    if not _published_hash(file.name):
+        # Whoever keeps weights has an epoch_200.pth.
+        file = file.with_name(f'{file.stem}_{hashlib.sha256(url.encode()).hexdigest()[:8]}{file.suffix}')
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # It gets its name when it is whole, and its hash right.
+            torch.hub.download_url_to_file(url, str(file), _published_hash(file.name))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise OSError(f'the weights {url} cannot be downloaded ({error}); fetch them by other means, and name the '
+                          'file') from error
+    return str(file)

@@ -1,3 +1,6 @@
+import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +9,7 @@ from mmengine.config import Config
 
 import mmat
 from mmat.models import build_network
+from mmat.utils import zoo
 
 DISTILLATION = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
 FILE = str(Path(__file__).parents[2] / f'configs/at/{DISTILLATION}.py')
@@ -68,6 +72,61 @@ def test_pretrained_is_a_checkpoint(model, tmp_path):
         network = mmat.get_model(model, pretrained=pretrained)
         for key, value in trained.state_dict().items():
             assert torch.equal(network.state_dict()[key], value), key
+
+
+def test_a_path_may_be_a_path():
+    assert parameters(mmat.get_model(Path(FILE))) == 175066
+
+
+def test_importing_mmat_imports_nothing_else():
+    code = 'import mmat, sys; assert not {"torch", "mmengine", "mmpretrain"} & sys.modules.keys()'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(FILE).parents[2])
+
+
+@pytest.mark.parametrize('model, count', [
+    # As torchvision counts its mobilenet_v3_small.
+    ('mobilenet-v3-small_8xb128_in1k', 2542856),
+    ('MobileNet-v3-small_8xb128_in1k', 2542856),
+])
+def test_names_of_mmpretrains_zoo(model, count):
+    assert model not in mmat.list_models()
+    network = mmat.get_model(model)
+    assert parameters(network) == count and type(network).__name__ == 'ImageClassifier'
+    assert len(network._dataset_meta['classes']) == 1000
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A name of the zoo with weights as OpenMMLab publishes them; gives their file and the network."""
+    network = build_network('wrn16-1_1xb128_cifar10')
+    network.init_weights()
+    # As mmcls 0.x wrote them, before BN counted batches for all.
+    state = {key: value for key, value in network.state_dict().items() if not key.endswith('num_batches_tracked')}
+    torch.save(dict(meta=dict(CLASSES=list('abcdefghij'), epoch=100), state_dict=state), tmp_path / 'a.pth')
+    digest = hashlib.sha256((tmp_path / 'a.pth').read_bytes()).hexdigest()
+    file = (tmp_path / 'a.pth').rename(tmp_path / f'wrn16-1_20261101-{digest[:8]}.pth')
+    monkeypatch.setitem(zoo.zoo_index(), 'wrn16-1_1xb128_cifar10',
+                        {**zoo.zoo_index()['wrn16-1_1xb128_cifar10'], 'Weights': str(file)})
+    return file, network
+
+
+@pytest.mark.parametrize('model', ['wrn16-1_1xb128_cifar10', 'configs/wide_resnet/wrn16-1_1xb128_cifar10.py'])
+def test_pretrained_is_the_zoos(model, published):
+    file, trained = published
+    network = mmat.get_model(model, pretrained=True)
+    assert torch.equal(network.backbone.conv0.weight, trained.backbone.conv0.weight)
+    assert network._dataset_meta == dict(classes=list('abcdefghij'))
+
+
+def test_weights_that_are_not_the_published_ones_are_refused(published):
+    file, _ = published
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match='is not the file that was published under its name'):
+        mmat.get_model('wrn16-1_1xb128_cifar10', pretrained=True)
+    with pytest.raises(ValueError, match='is not the file that was published under its name'):
+        mmat.get_model('wrn16-1_1xb128_cifar10', pretrained=file)
 
 
 @pytest.mark.parametrize('arguments, error, message', [

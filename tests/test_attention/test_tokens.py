@@ -5,7 +5,9 @@ from mmat.attention import tokens_to_features
 from mmat.attention.tokens import token_grid
 
 
-@pytest.mark.parametrize('size, patch', [((224, 224), 16), ((224, 320), 16), ((384, 128), 32), ((32, 32), 4), ((14, 28), 14)])
+@pytest.mark.parametrize('size, patch', [
+    ((224, 224), 16), ((224, 320), 16), ((384, 128), 32), ((32, 32), 4), ((14, 28), 14)
+])
 def test_the_grid_of_whole_patches(size, patch):
     rows, columns = size[0] // patch, size[1] // patch
     assert token_grid(rows * columns, size) == (rows, columns)

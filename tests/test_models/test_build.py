@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch.nn as nn
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmat.models import build_network, network_config
 from mmat.models.backbones import WideResNet
@@ -50,6 +51,16 @@ def test_a_network_is_given_back_as_it_is():
 ])
 def test_the_preprocessor_nearest_to_the_network_is_its_own(config, mean):
     assert network_config(config) == dict(type='T', data_preprocessor=dict(mean=mean))
+
+
+def test_types_without_a_prefix_are_of_their_files_scope():
+    config = Config(dict(
+        default_scope='mmpretrain', model=dict(
+            type='ImageClassifier', backbone=dict(type='mmat.WideResNet', depth=10, widen_factor=1),
+            neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=3, in_channels=64))))
+    for scope in ('mmat', 'mmengine'):
+        with DefaultScope.overwrite_default_scope(scope):
+            assert type(build_network(config).head).__module__.startswith('mmpretrain.')
 
 
 def test_the_config_is_not_changed():

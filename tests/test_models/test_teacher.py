@@ -1,8 +1,10 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn as nn
+from mmengine.registry import DefaultScope
 
 from mmat.models import build_network
 from mmat.models.distillers import Teacher
@@ -169,10 +171,91 @@ def test_it_is_not_built_before_it_is_needed(network_config):
     assert not teacher.built
 
 
-@pytest.mark.parametrize('model', ['wrn16-1_1xb32_digits', dict(type='mmpretrain.ImageClassifier')])
+@pytest.mark.parametrize('model', ['wrn16-1_1xb10_digits', dict(type='mmpretrain.ImageClassifier')])
 def test_a_teacher_without_a_checkpoint_is_refused(model):
     with pytest.raises(ValueError, match=r'\(.*(digits|ImageClassifier)\) has no checkpoint: give teacher=dict'):
         Teacher(model)
+
+
+# Other families
+
+@pytest.fixture
+def timm_config(tmp_path):
+    """A classifier of timm's with weights of its own, from a file where it would download them."""
+    torch.manual_seed(3)
+    weights = timm.create_model('test_resnet', num_classes=10).state_dict()
+    torch.save(weights, tmp_path / 'timm.pth')
+    config = dict(
+        type='mmpretrain.TimmClassifier', model_name='test_resnet', num_classes=10, pretrained=True,
+        pretrained_cfg_overlay=dict(file=str(tmp_path / 'timm.pth'), num_classes=10),
+        loss=dict(type='mmpretrain.CrossEntropyLoss'), data_preprocessor=dict(mean=[10.] * 3, std=[20.] * 3))
+    return config, weights
+
+
+def test_a_network_of_timms_has_timms_weights(distiller_config, timm_config):
+    config, weights = timm_config
+    head = dict(type='mmat.ActivationATHead', pairs=[(0, 1), (2, -1)])
+    distiller = MODELS.build(distiller_config(teacher=dict(model=config), at_heads=[head]))
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    network = distiller.prepare_teacher().network
+    assert torch.random.get_rng_state().equal(before)
+    assert network.model.state_dict().keys() == weights.keys()
+    assert all(value.equal(weights[key]) for key, value in network.model.state_dict().items())
+    assert distiller.at_heads[0].teacher_layers == ['model.layer1', 'model.layer4']
+
+
+def test_its_widths_are_known_without_its_weights(distiller_config, timm_config, tmp_path):
+    config, _ = timm_config
+    (tmp_path / 'timm.pth').unlink()
+    head = dict(type='mmat.FullActivationHead', pairs=[(0, 'model.layer1')])
+    distiller = MODELS.build(distiller_config(teacher=dict(model=config), at_heads=[head]))
+    width = timm.create_model('test_resnet').feature_info[1]['num_chs']
+    assert [parameter.shape for parameter in distiller.at_heads.parameters()] == [(width, 16, 1, 1)]
+
+
+def test_a_network_of_timms_without_its_weights_is_refused(timm_config):
+    config, _ = timm_config
+    with pytest.raises(ValueError, match=r'\(mmpretrain.TimmClassifier\) has no checkpoint'):
+        Teacher({**config, 'pretrained': False})
+
+
+def test_a_name_of_mmpretrains_zoo(distiller_config):
+    teacher = Teacher('vit-base-p16_32xb128-mae_in1k')
+    assert teacher.checkpoint == ('https://download.openmmlab.com/mmclassification/v0/vit/'
+                                  'vit-base-p16_pt-32xb128-mae_in1k_20220623-4c544545.pth')
+    for scope in ('mmat', 'mmengine'):
+        with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
+            network = build_network(teacher.model)
+    assert type(network.backbone).__name__ == 'VisionTransformer'
+    # ImageNet's statistics, from beside the model in mmpretrain's config.
+    assert network.data_preprocessor.mean.shape == (3, 1, 1)
+
+
+def test_a_network_of_timms_trains_and_is_validated_on_images_in_memory(timm_config, make_runner):
+    config, _ = timm_config
+    preprocessor = dict(type='mmat.BatchPreprocessor', mean=[77.] * 3, std=[81.] * 3)
+    runner = make_runner({**config, 'pretrained': False, 'data_preprocessor': preprocessor}, validate=True)
+    runner.train()
+    accuracy = runner.message_hub.get_scalar('val/accuracy/top1').current()
+    # By hand, of the same 50 images.
+    images, labels = (getattr(runner.val_dataloader.dataset, name) for name in ('images', 'labels'))
+    runner.model.eval()
+    with torch.no_grad():
+        scores = runner.model.model((images.float() - 77) / 81)
+    assert accuracy == pytest.approx(100 * (scores.argmax(1) == labels).float().mean().item())
+
+
+def test_a_student_of_timms_is_saved_in_timms_names(distiller_config, timm_config):
+    config, weights = timm_config
+    student = {**config, 'pretrained': False}
+    head = dict(type='mmat.ActivationATHead', pairs=[(-1, 2)])
+    distiller, other = (MODELS.build(distiller_config(student=copy.deepcopy(student), at_heads=[head]))
+                        for _ in range(2))
+    state = distiller.state_dict()
+    assert state.keys() == weights.keys()
+    other.load_state_dict({key: value + 1 for key, value in state.items()})
+    assert all(value.equal(state[key] + 1) for key, value in other.student.model.state_dict().items())
 
 
 def test_a_missing_checkpoint_is_named_and_how_to_give_one(tmp_path):

@@ -97,7 +97,8 @@ def test_tokens_of_no_grid_name_their_layer(images):
 def classifier(**backbone):
     return ImageClassifier(
         backbone=dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8, **backbone),
-        head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=8), data_preprocessor=dict(mean=[0.] * 3, std=[1.] * 3))
+        head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=8),
+        data_preprocessor=dict(mean=[0.] * 3, std=[1.] * 3))
 
 
 def test_a_convolutional_student_learns_from_a_transformer(network_config):

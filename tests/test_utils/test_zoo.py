@@ -1,7 +1,11 @@
+import hashlib
+import io
 import os
+from email.message import Message
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmat.utils import zoo
 
@@ -58,8 +62,10 @@ def test_the_folder_one_is_in_goes_before_the_zoo(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name, close', [
     ('wrn16-1_1xb128_cifar', 'wrn16-1_1xb128_cifar10'),
     ('configs/at/wrn16-1_at-wrn16-2_1xb128_cifr10.py', 'wrn16-1_at-wrn16-2_1xb128_cifar10'),
-    ('wrn40-1.py', 'wrn40-1_1xb128_cifar10'),
+    ('wrn40-1.py', 'closest names are wrn40-'),
     ('qqqq', 'list_models'),
+    # mmpretrain's.
+    ('vit-base-p16_32xb128-mae_in1', 'vit-base-p16_32xb128-mae_in1k'),
 ])
 def test_a_misspelt_config_names_the_closest(name, close):
     with pytest.raises(FileNotFoundError) as error:
@@ -89,3 +95,144 @@ def test_a_package_without_its_configs_says_so(tmp_path, monkeypatch, empty_cach
     monkeypatch.setattr(zoo, '__file__', package(tmp_path))
     with pytest.raises(FileNotFoundError, match='installed without its configs'):
         zoo.zoo_root()
+
+
+def tree(folder, zoo_folder):
+    """A package, and two models in its zoo, or in the checkout that it is in."""
+    root = folder / zoo_folder
+    source = package(folder, zoo_folder)
+    (root / 'model-index.yml').write_text('Import: [configs/a/metafile.yml]')
+    (root / 'configs' / 'a').mkdir(parents=True)
+    for name in ('first', 'second'):
+        (root / 'configs' / 'a' / f'{name}.py').touch()
+    (root / 'configs' / 'a' / 'metafile.yml').write_text(
+        'Models: [{Name: first, Config: configs/a/first.py, Weights: checkpoints/first.pth},'
+        ' {Name: second, Config: configs/a/second.py, Weights: "https://a.invalid/second.pth"}]')
+    return source, root
+
+
+# A wheel; a clone, on the path or installed with `pip install -e` (PEP 660, where `.mim` is not made).
+@pytest.mark.parametrize('zoo_folder', ['mmat/.mim', '.'])
+def test_names_configs_and_weights(zoo_folder, tmp_path, monkeypatch, empty_cache):
+    source, root = tree(tmp_path / 'somewhere', zoo_folder)
+    monkeypatch.setattr(zoo, '__file__', source)
+    zoo.zoo_index.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    assert zoo.list_models() == ['first', 'second']
+    for name in ('first', 'configs/a/first.py'):
+        assert os.path.samefile(zoo.find_config(name), root / 'configs/a/first.py')
+        assert zoo.find_weights(name) == str((root / 'checkpoints/first.pth').resolve())
+    assert zoo.find_weights('second') == 'https://a.invalid/second.pth'
+    (tmp_path / 'first.py').touch()
+    assert zoo.find_weights('first.py') is None  # another file of that name
+
+
+def test_mmpretrains_names_come_after_ours():
+    config = zoo.find_config('vit-base-p16_32xb128-mae_in1k')
+    assert config.endswith('mmpretrain/.mim/configs/vision_transformer/vit-base-p16_32xb128-mae_in1k.py')
+    assert zoo.find_weights('vit-base-p16_32xb128-mae_in1k').startswith('https://download.openmmlab.com/')
+    assert zoo.find_weights('wrn40-1_1xb128_cifar10') is None and zoo.find_weights('qqqq') is None
+
+
+def test_ours_needs_nothing_of_mmpretrain(monkeypatch):
+    monkeypatch.setattr('mmpretrain.list_models', lambda: pytest.fail('asked'))
+    assert zoo.find_config(NAMES[0]) and zoo.find_weights(NAMES[0]) is None
+    with pytest.raises(FileNotFoundError):
+        zoo.find_config('nowhere.py')
+
+
+def test_mmpretrain_without_its_configs_says_so(monkeypatch):
+    from mmpretrain.apis.model import ModelHub
+
+    def locate(name):
+        return type('Distribution', (), dict(locate_file=lambda self, path: Path('/nowhere')))()
+
+    monkeypatch.setattr(ModelHub, '_ModelHub__mmpretrain_registered', False)
+    monkeypatch.setattr('importlib_metadata.distribution', locate)
+    for find in (zoo.find_config, zoo.find_weights):
+        with pytest.raises(FileNotFoundError, match='mmpretrain.* is installed without its configs'):
+            find('vit-base-p16_32xb128-mae_in1k')
+    with pytest.raises(FileNotFoundError, match='closest names are wrn16-1_1xb128_cifar10'):
+        zoo.find_config('wrn16-1_1xb128_cifar')
+
+
+# Weights
+
+def weights(folder, name='a_20210208-{}.pth', content=b'weights'):
+    """A file whose name tells the right hash."""
+    path = folder / name.format(hashlib.sha256(b'weights').hexdigest()[:8])
+    path.write_bytes(content)
+    return path
+
+
+def test_a_file_with_the_right_hash_in_its_name(tmp_path):
+    path = weights(tmp_path)
+    assert zoo.fetch_weights(path) == zoo.fetch_weights(str(path)) == str(path)
+
+
+def test_a_file_with_another_hash_in_its_name(tmp_path):
+    path = weights(tmp_path, content=b'weight')
+    with pytest.raises(ValueError, match=r'not the file that was published .* does not begin with [0-9a-f]{8}\)'):
+        zoo.fetch_weights(path)
+
+
+@pytest.mark.parametrize('name', [
+    'epoch_3.pth', 'wrn16-20210208.pth', 'a-0123abc.pth', 'a-0123abcde.pth', 'a-0123abcx.pth', 'a_0123abcd.pth',
+    'a-0123abcd.pt', 'a-0123abcd.pth.tar'])
+def test_names_that_promise_nothing(name, tmp_path):
+    assert zoo.fetch_weights(weights(tmp_path, name)) == str(tmp_path / name)
+
+
+def test_digits_that_are_no_day_are_a_hash(tmp_path):
+    with pytest.raises(ValueError, match='does not begin with 20219999'):
+        zoo.fetch_weights(weights(tmp_path, 'a-20219999.pth'))
+
+
+@pytest.fixture
+def internet(tmp_path, monkeypatch):
+    """URL -> content, of which torch downloads copies; the list of what it was asked."""
+    pages, asked = {}, []
+
+    def urlopen(request, **kwargs):
+        url = request.full_url
+        asked.append(url)
+        if url not in pages:
+            raise OSError('no such page')
+        response = io.BytesIO(pages[url])
+        response.info = lambda: Message()
+        return response
+
+    monkeypatch.setattr('torch.hub.urlopen', urlopen)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    return pages, asked
+
+
+def test_a_download_is_kept_and_checked_each_time(internet, tmp_path):
+    pages, asked = internet
+    url = f'https://a.invalid/b/{weights(tmp_path).name}'
+    pages[url] = b'weights'
+    path = zoo.fetch_weights(url)
+    assert Path(path).read_bytes() == b'weights' and Path(path).parent == Path(torch.hub.get_dir()) / 'checkpoints'
+    assert zoo.fetch_weights(url) == path and asked == [url]
+    Path(path).write_bytes(b'weight')
+    with pytest.raises(ValueError, match=f'delete it, and it is downloaded from {url} again'):
+        zoo.fetch_weights(url)
+
+
+def test_a_download_of_something_else_leaves_no_file(internet, tmp_path):
+    pages, _ = internet
+    url = f'https://a.invalid/b/{weights(tmp_path).name}'
+    pages[url] = b'weight'
+    for message in (f'{url} cannot be downloaded .*hash', f'{url} cannot be downloaded .*no such page'):
+        with pytest.raises(OSError, match=message):
+            zoo.fetch_weights(url)
+        assert not any((tmp_path / 'home').rglob('*.pth'))
+        pages.clear()
+
+
+def test_files_of_one_name_at_two_places_are_two(internet):
+    pages, _ = internet
+    urls = [f'https://a.invalid/{folder}/epoch_200.pth' for folder in 'xy']
+    for url in urls:
+        pages[url] = url.encode()
+    assert [Path(zoo.fetch_weights(url)).read_bytes().decode() for url in urls] == urls

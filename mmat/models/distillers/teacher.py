@@ -7,10 +7,10 @@ from torch import Tensor
 
 from mmat.utils.checkpoint import find_checkpoint, load_weights
 from mmat.utils.rng import preserve_rng_state
-from mmat.utils.zoo import zoo_index
+from mmat.utils.zoo import find_weights
 
 from ..at_heads.base import GRADIENTS, NetworkOutputs
-from ..build import build_network
+from ..build import build_network, network_config
 from ..observe import observe
 
 _UNKNOWN = object()
@@ -24,15 +24,20 @@ class Teacher:
     or deploy the student of a distillation config takes no teacher file.
 
     Args:
-        model (str | dict | nn.Module): Zoo name (mmat's), config file, model config, or a network as it is.
+        model (str | dict | nn.Module): Zoo name (mmat's or mmpretrain's), config file, model config, or a network as
+            it is.
         checkpoint (str, optional): Its weights: a file, a URL, or a work directory, which means its last checkpoint.
-            Defaults to None: the zoo's weights of that name, or those that a network given as ``model`` has.
+            Defaults to None: the zoo's weights of that name, those that timm has of a config with
+            ``pretrained=True``, or those that a network given as ``model`` has.
+
+    Raises:
+        ValueError: No checkpoint, and none of these.
     """
 
     def __init__(self, model: Union[str, dict, nn.Module], checkpoint: Optional[str] = None):
         if checkpoint is None and isinstance(model, str):
-            checkpoint = zoo_index().get(model, {}).get('Weights')
-        if checkpoint is None and not isinstance(model, nn.Module):
+            checkpoint = find_weights(model)
+        if checkpoint is None and not isinstance(model, nn.Module) and not _timm_has_weights(network_config(model)):
             name = model if isinstance(model, str) else model.get('type', 'a model config')
             raise ValueError(f'the teacher ({name}) has no checkpoint: give teacher=dict(model=..., checkpoint=...) a '
                              'file, a URL or a work directory')
@@ -58,7 +63,7 @@ class Teacher:
         if self._architecture is None:
             # Building a teacher must not shift the student's random stream: it trains as it would alone.
             with preserve_rng_state():
-                self._architecture = build_network(self.model)
+                self._architecture = build_network(_without_weights(network_config(self.model)))
         return self._architecture
 
     @property
@@ -80,6 +85,9 @@ class Teacher:
             network = self.architecture
             if self.checkpoint is not None:
                 load_weights(network, self.checkpoint)
+            elif not isinstance(self.model, nn.Module):
+                with preserve_rng_state():
+                    network = self._architecture = build_network(self.model)
             for fn in self._applied:
                 network._apply(fn)
             self._network = network.eval().requires_grad_(False).to(self._device)
@@ -121,6 +129,16 @@ class Teacher:
             return images
         scale, shift = (value.to(images) for value in self._renormalization)
         return images * scale + shift
+
+
+def _timm_has_weights(config: dict) -> bool:
+    """Whether a model config has timm bring the weights, of the whole classifier."""
+    return config.get('pretrained') is True
+
+
+def _without_weights(config: dict) -> dict:
+    """The config of the architecture alone: to know the widths of timm's network takes no download."""
+    return {**config, 'pretrained': False} if _timm_has_weights(config) else config
 
 
 def renormalization(source: nn.Module, target: nn.Module) -> Optional[tuple]:

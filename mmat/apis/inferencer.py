@@ -1,0 +1,290 @@
+"""Class scores and attention of pictures from anywhere."""
+import inspect
+import io
+import json
+import math
+import os
+from itertools import groupby
+from pathlib import Path
+from typing import Callable, Iterator, List, Optional, Sequence, Union
+
+import numpy as np
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from mmpretrain.apis import ImageClassificationInferencer
+from mmpretrain.structures import DataSample
+from mmpretrain.utils import track
+from PIL import Image
+from torch import Tensor
+
+from mmat.attention.maps import check_map_options
+from mmat.engine import AtomicBackend
+from mmat.models import Distiller, attention_layers
+from mmat.models.attention_maps import as_attention
+from mmat.models.options import check_number
+from mmat.models.taps import Layer, check_layers, find_layer, gives_attention, tap
+from mmat.utils.zoo import list_models
+from mmat.visualization import render_attention_grid
+
+from .model import get_model, load_pretrained
+from .pictures import Source, distinct_names, list_pictures, read_picture
+from .pipeline import picture_pipeline
+
+
+class AttentionInferencer(ImageClassificationInferencer):
+    """Class scores and attention maps of pictures, in one forward pass.
+
+    A picture goes through the test pipeline of the network's config, without its loading and without the bounding box
+    that only a dataset knows. Where images are held in memory (:class:`mmat.datasets.CIFAR10`, ``CIFAR100``,
+    ``Digits``) there is no pipeline: the whole picture is resized to the dataset's size, antialiased, and made grey
+    where the dataset is.
+
+    Args:
+        model (str | PathLike | Config | nn.Module): As for :func:`mmat.get_model`, or a network from there. A
+            distiller is its student.
+        pretrained (bool | str | PathLike): As for :func:`mmat.get_model`. A network as it is keeps its weights, unless
+            others are named here. Defaults to True, the zoo's.
+        device (str | torch.device, optional): Defaults to None: a GPU where there is one; a network stays where it is.
+        layers (Sequence[int | str], optional): Stage indices or module paths. Defaults to None, every map of an
+            attention neck, or every stage of a network without.
+        p (float): Power of the map of activations. Defaults to 2.
+        reduction (str): 'sum' or 'max' over channels. Defaults to 'sum'.
+        classes (Sequence[str], optional): Class names, by label. Defaults to None: what the checkpoint or the dataset
+            of the config says, if they do.
+        **kwargs: Merged into the model config, as by :func:`mmat.get_model`.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: As :func:`mmat.get_model`.
+        ValueError: A layer that does not exist, an option outside these, or a config that does not tell how a picture
+            becomes an image of its dataset.
+
+    Examples:
+        >>> inferencer = AttentionInferencer('wrn16-2_1xb128_cifar10', 'work_dirs/wrn16-2_1xb128_cifar10')
+        >>> result, = inferencer('cat.jpg')
+        >>> result['pred_class'], result['attention']['backbone.group2'].shape
+        ('cat', (8, 8))
+    """
+
+    def __init__(self,
+                 model: Union[str, os.PathLike, Config, nn.Module],
+                 pretrained: Union[bool, str, os.PathLike] = True,
+                 device: Optional[Union[str, torch.device]] = None,
+                 layers: Optional[Sequence[Layer]] = None,
+                 p: float = 2,
+                 reduction: str = 'sum',
+                 classes: Optional[Sequence[str]] = None,
+                 **kwargs):
+        check_map_options(p, reduction)
+        check_layers(layers)
+        if isinstance(model, nn.Module):
+            if kwargs:
+                raise ValueError(f'{", ".join(kwargs)}: a network that is built already takes no further settings')
+            network = _student(model)
+            if pretrained and not isinstance(pretrained, bool):
+                load_pretrained(network, pretrained)
+            if device is not None:
+                network.to(device)
+        else:
+            network = get_model(model, pretrained, device or ('cuda' if torch.cuda.is_available() else 'cpu'), **kwargs)
+        super().__init__(network, pretrained=False, classes=classes)
+        self.layers = list(dict.fromkeys(find_layer(network, layer) for layer in layers or attention_layers(network)))
+        if not self.layers:
+            raise ValueError(f'{type(network).__name__} has neither attention maps nor stages that can be told: name '
+                             'its layers')
+        self.p = p
+        self.reduction = reduction
+
+    def __call__(self,
+                 inputs: Union[Source, Sequence[Source]],
+                 batch_size: int = 1,
+                 return_datasamples: bool = False,
+                 show_dir: Optional[Union[str, os.PathLike]] = None,
+                 out_file: Optional[Union[str, os.PathLike]] = None,
+                 return_vis: bool = False) -> list:
+        """Look at pictures.
+
+        Args:
+            inputs (str | PathLike | ndarray | Image | Sequence): A path; a URL; an array of shape (H, W, 3), uint8,
+                **BGR** as ``mmcv.imread`` gives it; a PIL image; a folder, which means its pictures sorted by name,
+                without those of its subfolders; or a list of these.
+            batch_size (int): Pictures in one forward pass; those of different size after the pipeline go one after the
+                other. Defaults to 1.
+            return_datasamples (bool): Give mmpretrain's DataSamples, with the maps as tensors in ``attention``.
+                Defaults to False.
+            show_dir (str | PathLike, optional): Write a PNG of each picture, as the network sees it, beside its maps.
+                Defaults to None.
+            out_file (str | PathLike, optional): Write the results as JSON. Defaults to None.
+            return_vis (bool): Give what ``show_dir`` would get too, RGB from 0 to 255, as ``visualization``. Defaults
+                to False.
+
+        Returns:
+            list: For each picture a dict of ``pred_scores`` (classes, ), ``pred_label``, ``pred_score``; ``pred_class``
+            where class names are known; ``attention``, layer -> map of shape (h, w), float32; and ``img_path`` where
+            it has one.
+
+        Raises:
+            FileNotFoundError, OSError, TypeError, ValueError: A picture that is not there or cannot be read; the
+                message names it. An option outside these.
+        """
+        check_number(batch_size, 'batch_size', type(self).__name__)
+        if out_file is not None and Path(out_file).suffix != '.json':
+            raise ValueError(f'out_file must end in .json, got {str(out_file)!r}')
+        sources = self._inputs_to_list(inputs)
+        files = None if show_dir is None else self._picture_files(Path(show_dir), sources)
+        samples = []
+        batches = self.preprocess(sources, batch_size)
+        if len(sources) > batch_size:
+            batches = track(batches, 'Inference', total=math.ceil(len(sources) / batch_size))
+        for batch in batches:
+            predictions = self.forward(batch)
+            if files is not None or return_vis:
+                done = len(samples)
+                self.visualize(batch['inputs'], predictions, files and files[done:done + len(predictions)])
+            samples += predictions
+        results = self.postprocess(samples, None)
+        if out_file is not None:
+            AtomicBackend().put(json.dumps([_plain(result) for result in results], indent=1).encode(), out_file)
+        if return_vis and not return_datasamples:
+            for result, sample in zip(results, samples):
+                result['visualization'] = sample.visualization
+        return samples if return_datasamples else results
+
+    def _inputs_to_list(self, inputs) -> List[Source]:
+        return list_pictures(inputs)
+
+    def _init_pipeline(self, cfg: Config) -> Callable[[np.ndarray], dict]:
+        pipeline, self._is_bgr = picture_pipeline(cfg)
+        return pipeline
+
+    def preprocess(self, inputs: List[Source], batch_size: int = 1) -> Iterator[dict]:
+        """Batches of equally sized images, in order, as the network's data preprocessor takes them."""
+        for start in range(0, len(inputs), batch_size):
+            images = map(self._prepare, inputs[start:start + batch_size], range(start, len(inputs)))
+            for _, equal in groupby(images, key=lambda image: image['inputs'].shape):
+                equal = list(equal)
+                yield dict(inputs=torch.stack([image['inputs'] for image in equal]),
+                           data_samples=[image['data_samples'] for image in equal])
+
+    def _prepare(self, source: Source, index: int) -> dict:
+        try:
+            image = read_picture(source)
+        except (TypeError, ValueError) as error:
+            if isinstance(source, str):
+                raise
+            raise type(error)(f'picture {index}: {error}') from error
+        try:
+            image = self.pipeline(image)
+        except Exception as error:  # any step of any pipeline
+            name = repr(source) if isinstance(source, str) else f'picture {index}'
+            raise ValueError(f'{name}: the test pipeline of the config fails ({error})') from error
+        if isinstance(source, str):
+            image['data_samples'].set_metainfo(dict(img_path=source))
+        return image
+
+    @torch.no_grad()
+    def forward(self, inputs: dict) -> List[DataSample]:
+        """Predictions of a batch, each with its ``attention``, layer -> map of shape (h, w), on the CPU."""
+        with tap(self.model, self.layers) as features:
+            samples = self.model.test_step(inputs)
+        if not all('pred_score' in sample for sample in samples):
+            raise ValueError(f'AttentionInferencer is for networks that classify; {type(self.model).__name__} gives '
+                             'no class scores')
+        if self.classes is not None and len(samples[0].pred_score) != len(self.classes):
+            raise ValueError(f'the network gives {len(samples[0].pred_score)} scores, but there are '
+                             f'{len(self.classes)} class names; name its own with classes=')
+        maps = {layer: as_attention(features[layer], gives_attention(self.model, layer), self.p,
+                                    self.reduction).float().cpu() for layer in self.layers}
+        for index, sample in enumerate(samples):
+            sample.attention = {layer: values[index] for layer, values in maps.items()}
+        return samples
+
+    def visualize(self, images: Tensor, samples: List[DataSample], files: Optional[List[Path]] = None) -> None:
+        """Draw images, (N, C, H, W) as they are prepared, and their maps into ``sample.visualization``, and files."""
+        images = images.float() / 255 if images.dtype == torch.uint8 else _stretch(images.float())
+        images = images.flip(1) if self._is_bgr and images.shape[1] == 3 else images
+        images = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+        for index, sample in enumerate(samples):
+            label = int(sample.pred_score.argmax())
+            name = str(label) if self.classes is None else str(self.classes[label]).split(',')[0]
+            title = f'{name if len(name) <= 20 else name[:19] + "…"}  {float(sample.pred_score[label]):.2f}'
+            maps = {layer.split('.', 1)[-1]: values[None] for layer, values in sample.attention.items()}
+            if len(maps) < len(sample.attention):
+                maps = {layer: values[None] for layer, values in sample.attention.items()}
+            sample.visualization = render_attention_grid(images[index:index + 1], {title: maps})
+            if files is not None:
+                content = io.BytesIO()
+                Image.fromarray(sample.visualization).save(content, 'PNG')
+                AtomicBackend().put(content.getvalue(), files[index])
+
+    def postprocess(self, preds: List[DataSample], visualization: None, return_datasamples: bool = False) -> list:
+        results = super().postprocess(preds, visualization, return_datasamples)
+        if not return_datasamples:
+            for result, sample in zip(results, preds):
+                result['attention'] = {layer: values.numpy() for layer, values in sample.attention.items()}
+                if 'img_path' in sample:
+                    result['img_path'] = sample.img_path
+        return results
+
+    def _picture_files(self, folder: Path, sources: List[Source]) -> List[Path]:
+        """Where to draw each picture: never over one that is to be looked at."""
+        files = [folder / f'{name}.png' for name in distinct_names(sources)]
+        given = {Path(source).resolve() for source in sources if isinstance(source, str) and '://' not in source}
+        over = [str(file) for file in files if file.resolve() in given]
+        if over:
+            raise ValueError(f'show_dir {str(folder)!r} holds the pictures themselves: {over[0]} would be overwritten; '
+                             'name another folder')
+        return files
+
+    @staticmethod
+    def list_models(pattern: Optional[str] = None) -> List[str]:
+        """See :func:`mmat.list_models`."""
+        return list_models(pattern)
+
+
+def inference_model(model: Union[str, os.PathLike, Config, nn.Module], inputs: Union[Source, Sequence[Source]],
+                    **kwargs) -> Union[dict, list]:
+    """Look at one picture: the shortcut for :class:`AttentionInferencer`, which is the better for many.
+
+    Args:
+        model (str | PathLike | Config | nn.Module): As for :class:`AttentionInferencer`.
+        inputs (str | PathLike | ndarray | Image | Sequence): As when that is called.
+        **kwargs: Of both, such as ``pretrained``, ``layers`` and ``show_dir``.
+
+    Returns:
+        dict | list: The result of a picture; of a folder or list that of each.
+    """
+    call = {key: kwargs.pop(key) for key in inspect.signature(AttentionInferencer.__call__).parameters
+            if key in kwargs}
+    results = AttentionInferencer(model, **kwargs)(inputs, **call)
+    several = isinstance(inputs, (list, tuple)) or (
+        isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs))
+    return results if several else results[0]
+
+
+def _student(network: nn.Module) -> nn.Module:
+    """The network that predicts, with what :func:`mmat.get_model` notes on it."""
+    if not hasattr(network, '_config'):
+        raise ValueError(f'{type(network).__name__} does not know its config, so there is no telling how it takes '
+                         'pictures; make it with mmat.get_model')
+    if not isinstance(network, Distiller):
+        return network
+    student = network.student
+    student._config, student._dataset_meta = network._config, getattr(network, '_dataset_meta', {})
+    return student
+
+
+def _stretch(images: Tensor) -> Tensor:
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / torch.where(high > low, high - low, 1)
+
+
+def _plain(value):
+    """Of arrays lists, of numbers six digits, of what JSON has no word for (nan, inf) None."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, np.ndarray)):
+        return [_plain(each) for each in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, float):
+        return float(f'{value:.6g}') if math.isfinite(value) else None
+    return value

@@ -1,0 +1,192 @@
+"""What is built, and that it works where nothing but it and its requirements are installed."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ZOO = ('configs', 'tools', 'recipes', 'checkpoints')
+
+
+def files_under(root, *folders):
+    """Paths relative to a root of what lies in some folders of it, compiled files left out."""
+    return {str(path.relative_to(root)) for folder in folders for path in (root / folder).rglob('*')
+            if path.is_file() and '__pycache__' not in path.parts}
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """A copy of the checkout to build in, for a build writes beside what it builds."""
+    target = tmp_path_factory.mktemp('source') / 'mmat'
+    target.mkdir()
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, target)
+        elif path.name in ('mmat', 'docs', 'tests', 'projects', 'benchmarks', *ZOO):
+            shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns('__pycache__', '_build', '.mim'))
+    return target
+
+
+@pytest.fixture(scope='module')
+def built(source, tmp_path_factory):
+    """The source distribution, the wheel made of it, and the wheel made of the checkout."""
+
+    def build(folder, *options):
+        target = tmp_path_factory.mktemp(folder)
+        done = subprocess.run(
+            [sys.executable, '-m', 'build', '--no-isolation', *options, '--outdir', str(target), str(source)],
+            capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return {path.suffix: path for path in target.iterdir()}
+
+    # Without options: the wheel is made of the source distribution.
+    both = build('both')
+    return both['.gz'], both['.whl'], build('wheel', '--wheel')['.whl']
+
+
+def contents(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_wheel_holds_the_package_and_the_zoo_and_nothing_else(built, source):
+    wheel = built[2]
+    expected = files_under(source, 'mmat') | {f'mmat/.mim/{path}' for path in files_under(source, *ZOO)}
+    expected.add('mmat/.mim/model-index.yml')
+    found = {name for name in contents(wheel) if '.dist-info/' not in name}
+    assert found == expected
+    assert {'mmat/.mim/tools/train.py', 'mmat/.mim/tools/test.py', 'mmat/.mim/configs/at/metafile.yml'} < found
+    information = {name.split('.dist-info/')[1] for name in contents(wheel) if '.dist-info/' in name}
+    assert any(name.endswith('LICENSE') for name in information)
+
+
+def test_the_source_distribution_builds_the_wheel_of_the_checkout(built):
+    from_sdist, from_checkout = (contents(wheel) for wheel in built[1:])
+    assert from_sdist.keys() == from_checkout.keys()
+    assert [name for name in from_sdist if from_sdist[name] != from_checkout[name]
+            and not name.endswith('.dist-info/RECORD')] == []
+
+
+def test_the_source_distribution_holds_the_repository(built, source):
+    with tarfile.open(built[0]) as archive:
+        found = {name.split('/', 1)[1] for name in archive.getnames() if '/' in name}
+    assert files_under(source, 'docs', 'tests', 'projects', 'benchmarks', 'mmat', *ZOO) <= found
+    assert {'README.md', 'CONTRIBUTING.md', 'LICENSE', 'CITATION.cff', 'model-index.yml', 'setup.py',
+            'pyproject.toml'} <= found
+
+
+def test_each_config_has_a_file_name_of_its_own():
+    """mim looks for a config by the name of its file alone."""
+    names = [path.name for path in ROOT.glob('configs/[!_]*/*.py')]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_what_an_earlier_build_left_is_not_packed(source, tmp_path):
+    stale = source / 'build' / 'lib' / 'mmat' / '.mim' / 'configs' / 'gone' / 'gone.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    try:
+        subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-index', '-q',
+                        '-w', str(tmp_path), str(source)], check=True, capture_output=True)
+    finally:
+        shutil.rmtree(source / 'build')
+    wheel, = tmp_path.glob('*.whl')
+    assert not [name for name in contents(wheel) if 'gone' in name]
+
+
+# In an environment of its own
+
+def requirements(wheel, *extras):
+    """Every distribution that pip would install with a wheel, by what is installed here."""
+    from packaging.metadata import parse_email
+    from packaging.requirements import Requirement
+
+    metadata, = (content for name, content in contents(wheel).items() if name.endswith('.dist-info/METADATA'))
+    waiting = [(Requirement(each), extras) for each in parse_email(metadata)[0]['requires_dist']]
+    waiting.append((Requirement('mmcv-lite'), ()))  # or mmcv, see setup.py
+    found = {}
+    while waiting:
+        requirement, of_extras = waiting.pop()
+        marker = requirement.marker
+        if marker and not any(marker.evaluate(dict(extra=extra)) for extra in ('', *of_extras)):
+            continue
+        key = (requirement.name.lower(), *sorted(requirement.extras))
+        if key in found:
+            continue
+        try:
+            found[key] = distribution(requirement.name)
+        except PackageNotFoundError:
+            if requirement.name != 'mmcv-lite':
+                raise
+            found[key] = distribution('mmcv')
+        waiting += [(Requirement(each), requirement.extras) for each in found[key].requires or ()]
+    return list(found.values())
+
+
+@pytest.fixture(scope='module')
+def install(built, tmp_path_factory):
+    """Makes an environment with the wheel and its requirements: these by links, so that it costs no time or space."""
+
+    def make(*extras):
+        place = tmp_path_factory.mktemp('environment')
+        venv.create(place, with_pip=False, symlinks=True)
+        packages, = place.glob('lib/python*/site-packages')
+        for each in requirements(built[1], *extras):
+            for name in {path.parts[0] for path in each.files or () if path.parts[0] not in ('..', '__pycache__')}:
+                if not (packages / name).exists():
+                    (packages / name).symlink_to(Path(each.locate_file(name)).resolve())
+        subprocess.run([sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--ignore-installed', '-q',
+                        '--prefix', str(place), str(built[1])], check=True, capture_output=True)
+        return place / 'bin' / 'python', packages
+
+    return make
+
+
+def run(python, folder, *words):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(('PYTHON', 'COV_'))}
+    done = subprocess.run([str(python), *words], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_wheel_needs_nothing_that_it_does_not_require(install, tmp_path, source):
+    """Every module imports with the plain requirements, and names of the zoo mean what lies in the wheel."""
+    python, packages = install()
+    output = run(python, tmp_path, '-c', """
+import importlib, importlib.util, json, pkgutil, sys
+import mmat
+for module in pkgutil.walk_packages(mmat.__path__, 'mmat.'):
+    importlib.import_module(module.name)
+from mmat.apis.reproduce import TOOLS
+from mmat.utils.zoo import zoo_root
+model = mmat.get_model('wrn16-1_at-wrn16-2_1xb128_cifar10')
+print(json.dumps(dict(
+    file=mmat.__file__, root=str(zoo_root()), tools=str(TOOLS), models=mmat.list_models(),
+    parameters=sum(each.numel() for each in model.parameters()),
+    extras=[name for name in ('sklearn', 'h5py', 'timm', 'sphinx') if importlib.util.find_spec(name)])))
+""")
+    found = json.loads(output.splitlines()[-1])
+    assert Path(found['file']) == packages / 'mmat' / '__init__.py'
+    assert Path(found['root']) == packages / 'mmat' / '.mim'
+    assert Path(found['tools']) == packages / 'mmat' / '.mim' / 'tools'
+    assert found['parameters'] == 175066 and found['extras'] == []
+    import mmat
+    assert found['models'] == mmat.list_models()
+
+
+def test_the_wheels_tools_train(install, tmp_path):
+    python, packages = install('digits')
+    tools = packages / 'mmat' / '.mim' / 'tools'
+    short = ['--cfg-options', 'train_cfg.max_epochs=1', 'val_dataloader.dataset.indices=20',
+             'test_dataloader.dataset.indices=20']
+    run(python, tmp_path, str(tools / 'train.py'), 'wrn16-1_1xb10_digits', '--seed', '0', *short)
+    assert (tmp_path / 'work_dirs' / 'wrn16-1_1xb10_digits' / 'epoch_1.pth').is_file()
+    assert os.access(tools / 'dist_train.sh', os.X_OK)
