@@ -8,8 +8,8 @@ import torch.nn as nn
 from mmengine.config import Config
 
 from mmat.models import network_config
-from mmat.utils.checkpoint import find_checkpoint, load_weights
-from mmat.utils.zoo import fetch_weights, find_config, find_weights, list_models
+from mmat.utils.checkpoint import load_weights
+from mmat.utils.zoo import find_config, find_weights, list_models
 
 __all__ = ['get_model', 'list_models', 'load_pretrained']
 
@@ -64,7 +64,7 @@ def load_pretrained(network: nn.Module, pretrained: Union[str, os.PathLike]) -> 
     Raises:
         FileNotFoundError, OSError, ValueError: As :func:`get_model`.
     """
-    checkpoint = load_weights(network, fetch_weights(find_checkpoint(pretrained)))
+    checkpoint = load_weights(network, pretrained)
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, dict) else {}
     # mmpretrain's; the second are its names of before version 1.

@@ -4,6 +4,7 @@ from typing import Callable, List, Optional, Tuple
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
@@ -41,8 +42,10 @@ def picture_pipeline(config: Config) -> Tuple[Callable[[np.ndarray], dict], bool
         raise ValueError('the config does not tell how a picture becomes an image of its dataset: its test_dataloader '
                          'has neither a pipeline nor a dataset in memory whose class tells its image_size (it has '
                          f'{_type_name(dataset) or "no dataset"})')
-    steps = Compose([TRANSFORMS.build(step) for step in dataset.get('pipeline', [dict(type='PackInputs')])
-                     if _type_name(step) not in (*_LOADING, 'CropBoundingBox')])
+    # Steps without a prefix are of the config's own scope, whatever the current one is.
+    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmpretrain'):
+        steps = Compose([TRANSFORMS.build(step) for step in dataset.get('pipeline', [dict(type='mmpretrain.PackInputs')])
+                         if _type_name(step) not in (*_LOADING, 'CropBoundingBox')])
 
     def prepare(image: np.ndarray) -> dict:
         if held is not None:

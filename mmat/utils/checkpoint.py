@@ -10,6 +10,8 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
 
+from .zoo import fetch_weights
+
 _REMOTE = ('http://', 'https://')
 
 
@@ -71,13 +73,11 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
         ValueError: The file is truncated, not a checkpoint, or holds more than tensors and plain values.
     """
     path = find_checkpoint(path)
+    # Not mmengine's loader: it unpickles whatever comes.
+    file = fetch_weights(path)
     try:
-        if path.startswith(_REMOTE):
-            # Not mmengine's loader: it unpickles whatever comes.
-            content = torch.hub.load_state_dict_from_url(path, map_location='cpu', weights_only=True)
-        else:
-            with torch.serialization.safe_globals(_mmengine_globals()):
-                content = torch.load(path, map_location='cpu', weights_only=True)
+        with torch.serialization.safe_globals(_mmengine_globals()):
+            content = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as error:  # a broken file raises whatever its bytes lead to
         found = re.search(r'GLOBAL (\S+)', str(error))
         if found:

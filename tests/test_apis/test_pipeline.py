@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from PIL import Image
 
@@ -38,6 +39,16 @@ def test_a_picture_gets_the_size_of_the_dataset(dataset, size):
     prepared = prepare(NOISE)
     assert prepared['inputs'].shape == (3, size, size) and prepared['inputs'].dtype == torch.uint8
     assert isinstance(prepared['data_samples'], DataSample) and not is_bgr
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmat'])
+@pytest.mark.parametrize('dataset', [
+    dict(type='mmat.CIFAR10'), dict(type='CustomDataset', pipeline=[dict(type='CenterCrop', crop_size=4), PACK])])
+def test_under_any_scope(dataset, scope):
+    config = Config(dict(test_dataloader=dict(dataset=dataset), default_scope='mmpretrain'))
+    with DefaultScope.overwrite_default_scope(scope):
+        prepare, _ = picture_pipeline(config)
+        assert prepare(NOISE)['inputs'].shape[0] == 3
 
 
 def test_they_are_rgb():

@@ -231,13 +231,11 @@ def test_getattr_is_not_let_in_with_the_history(tmp_path):
 
 
 def test_a_downloaded_checkpoint_is_not_run_either(tmp_path, monkeypatch):
-    # torch's cache of downloads has the file already, so nothing goes to the network.
     bait = tmp_path / 'bait'
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    cache = tmp_path / 'hub' / 'checkpoints'
-    cache.mkdir(parents=True)
-    torch.save(checkpoint(), cache / 'good.pth')
-    torch.save(dict(hook=RunsCommand(f'touch {bait}')), cache / 'evil.pth')
+    files = dict(good=checkpoint(), evil=dict(hook=RunsCommand(f'touch {bait}')))
+    monkeypatch.setattr('torch.hub.download_url_to_file',
+                        lambda url, file, *args: torch.save(files[url.split('/')[-1][:-4]], file))
     assert read_checkpoint('https://example.invalid/good.pth')['meta']['epoch'] == 0
     message = refused('https://example.invalid/evil.pth')
     assert not bait.exists()

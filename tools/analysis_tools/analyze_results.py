@@ -1,0 +1,73 @@
+#!/usr/bin/env python
+"""Show the images that a network was surest of: those it got right, and those it got wrong.
+
+Reads the predictions of tools/test.py --out FILE.pkl. Writes success.png and fail.png, the same images one by one in
+folders of these names, and results.json.
+"""
+import argparse
+from pathlib import Path
+
+from mmat.apis import command_line
+from mmat.apis.predictions import most_certain, read_predictions
+from mmat.apis.samples import build_dataset, class_names, read_batch, stored_in_rgb
+from mmat.apis.tooling import add_config_arguments, read_config, write_figure, write_json, write_picture
+from mmat.models import build_network
+from mmat.models.targets import read_targets
+from mmat.visualization.picture_grid import draw_picture_grid
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_config_arguments(parser, 'test_dataloader.dataset.data_root=PATH')
+    parser.add_argument('predictions', help='the .pkl file; only tensors and plain values are read of it')
+    parser.add_argument('--out-dir', required=True, metavar='FOLDER', help='where to write')
+    parser.add_argument('--topk', type=int, default=20, help='images of each kind. Default: 20')
+    args = parser.parse_args()
+    if args.topk < 1:
+        parser.error(f'--topk must be at least 1, got {args.topk}')
+    return args
+
+
+def main():
+    args = parse_args()
+    config = read_config(args)
+    predictions = read_predictions(args.predictions)
+    dataset = build_dataset(config, 'test')
+    preprocessor = build_network(config).data_preprocessor
+    report = {}
+    for kind in ('success', 'fail'):
+        chosen = most_certain(predictions, kind == 'success', args.topk)
+        report[kind] = show(kind, chosen, config, dataset, preprocessor, Path(args.out_dir)) if chosen else []
+    write_json(report, Path(args.out_dir) / 'results.json')
+    print(f'wrote {len(report["success"])} images that are right and {len(report["fail"])} that are wrong to '
+          f'{args.out_dir}')
+
+
+def show(kind, chosen, config, dataset, preprocessor, folder):
+    """Draw some predictions; gives what is to know of each, in plain values."""
+    indices = [int(each['sample_idx']) for each in chosen]
+    labels = [int(each['gt_label']) for each in chosen]
+    if max(indices) >= len(dataset):
+        raise ValueError(f'the predictions are of another test set: they have image {max(indices)}, this one has '
+                         f'{len(dataset)} images')
+    batch, stored = read_batch(config, 'test', dataset, indices)
+    if read_targets(batch['data_samples']).tolist() != labels:
+        raise ValueError('the predictions are of another test set: their true classes differ from those of the config')
+    classes = class_names(dataset)
+    pictures = [stored_in_rgb(picture, preprocessor) for picture in stored]
+    rows, titles = [], []
+    for rank, (picture, index, label, each) in enumerate(zip(pictures, indices, labels, chosen), start=1):
+        guess, score = int(each['pred_label']), float(each['pred_score'].max())
+        truth, guessed = (classes[value] if classes else str(value) for value in (label, guess))
+        file = f'{kind}/{rank:03d}.png'
+        write_picture(picture, folder / file)
+        titles.append(f'{index}: {guessed} {score:.3f}' + ('' if kind == 'success' else f'\nis {truth}'))
+        rows.append(dict(file=file, sample_idx=index, gt_label=truth, pred_label=guessed, pred_score=score))
+    caption = 'position in the test set: predicted class and its probability' + (
+        '' if kind == 'success' else ', and the true class')
+    write_figure(draw_picture_grid([[picture] for picture in pictures], titles, caption), folder / f'{kind}.png')
+    return rows
+
+
+if __name__ == '__main__':
+    command_line(main)

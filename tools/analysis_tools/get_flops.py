@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Count parameters and multiply-accumulates of a config's network, attention and heads included.
+
+Of a distillation config it is the student, which is what remains after training; its teacher is told beside it. The
+whole forward pass is counted, from one image to the scores; "FLOPs" in papers of this kind are multiply-accumulates.
+"""
+import argparse
+
+from mmat.apis import command_line
+from mmat.apis.complexity import Complexity, image_size, measure_complexity
+from mmat.apis.tooling import add_config_arguments, read_config
+from mmat.models import build_network
+from mmat.models.distillers import Teacher
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
+                        help='height and width of the image, or one number for both; default: as in the config')
+    parser.add_argument('--depth', type=int, default=1,
+                        help='how deep to list modules: 0 none, 1 backbone, neck and head, ... Default: 1')
+    args = parser.parse_args()
+    if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
+        parser.error(f'--shape takes one or two numbers of at least 1, got {args.shape}')
+    return args
+
+
+def main():
+    args = parse_args()
+    config = read_config(args)
+    height, width = (args.shape * 2)[:2] if args.shape else image_size(config)
+    network = build_network(config)
+    complexity = measure_complexity(network, height, width)
+    print(f'{args.config}: {type(network).__name__}, one image of {height} x {width} pixels\n')
+    print(f'{"":<28}{"parameters":>15}{"multiply-accumulates":>24}')
+    for path, module in complexity.modules.items():
+        if path.count('.') < args.depth and (module.parameters or module.operations):
+            print(line('  ' * path.count('.') + path.split('.')[-1], module))
+    print(line('total', complexity))
+    teacher = config.model.get('teacher')
+    if teacher:
+        report_teacher(teacher, complexity, height, width)
+
+
+def report_teacher(teacher, student: Complexity, height: int, width: int) -> None:
+    try:
+        # As mmat.Distiller reads it. Its weights may be missing.
+        teacher = Teacher(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else Teacher(teacher)
+        complexity = measure_complexity(teacher.architecture, height, width)
+    except (ValueError, FileNotFoundError) as error:
+        print(f'The teacher is not counted: {error}')
+        return
+    print(line('its teacher', complexity))
+    print(f'{"student / teacher":<28}{student.parameters / complexity.parameters:>14.1%} '
+          f'{student.operations / complexity.operations:>23.1%}')
+
+
+def line(name: str, complexity: Complexity) -> str:
+    return f'{name:<28}{complexity.parameters:>15,}{complexity.operations:>24,}'
+
+
+if __name__ == '__main__':
+    command_line(main)
