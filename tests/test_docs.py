@@ -24,6 +24,7 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import Registry
+from PIL import Image
 
 from mmat import registry
 from mmat.apis.reproduce import plan
@@ -102,8 +103,10 @@ def test_the_api_page_has_every_type(site):
 
 @pytest.fixture
 def namespace(tmp_path, monkeypatch):
-    """Variables of a page, in an empty folder; what its snippets register is forgotten afterwards."""
+    """Variables of a page, in a folder with PICTURES alone; what its snippets register is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
+    Path('PICTURES').mkdir()
+    Image.new('RGB', (40, 30), 'red').save('PICTURES/red.png')
     before = [dict(each.module_dict) for each in REGISTRIES]
     torch.manual_seed(0)
     yield dict(__name__='page', images=torch.randint(256, (2, 3, 32, 32)).float())

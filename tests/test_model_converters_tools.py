@@ -10,9 +10,9 @@ import torch
 import torchvision
 
 from mmat import get_model
-from mmat.apis.convert import network_name, zoo_config
 from mmat.converters import convert_torchvision
 from mmat.models import build_network
+from mmat.tooling.convert import network_name, zoo_config
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / 'tools' / 'model_converters'
@@ -139,7 +139,10 @@ def test_the_reimplementation_of_learn_to_pay_attention(tmp_path):
 def timm_config(path, name, width=None):
     """Of the whole model, or of a backbone where the width of its head is given."""
     if width is None:
-        return write_config(path, dict(type='mmpretrain.TimmClassifier', model_name=name, num_classes=5))
+        # Its own default loss has no prefix.
+        return write_config(path, dict(
+            type='mmpretrain.TimmClassifier', model_name=name, num_classes=5,
+            loss=dict(type='mmpretrain.CrossEntropyLoss')))
     config = resnet_config(head_width=width)
     return write_config(path, {**config, 'backbone': dict(type='mmpretrain.TIMMBackbone', model_name=name)})
 

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from tool_runner import fails, run_tool
 
 import mmat
-from mmat.apis.publish import publish_checkpoint
 from mmat.models import build_network
+from mmat.tooling.publish import publish_checkpoint
 
 TOOL = 'model_converters/publish_model.py'
 

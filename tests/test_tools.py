@@ -176,6 +176,8 @@ def test_predictions_are_dumped(resumed_run, tool):
     assert not code
     predictions = pickle.loads(Path('predictions.pkl').read_bytes())
     assert [int(sample['gt_label']) for sample in predictions] == Digits('test', indices=60).labels.tolist()
+    # Ten numbers each, and not the batch that they were part of.
+    assert {sample['pred_score'].untyped_storage().nbytes() for sample in predictions} == {40}
 
 
 def test_resuming_where_there_is_nothing_yet_starts(tool):

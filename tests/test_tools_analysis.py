@@ -14,11 +14,11 @@ import torch.nn as nn
 from mmengine.config import Config
 from tool_runner import fails, run_tool
 
-from mmat.apis.complexity import image_size, measure_complexity
-from mmat.apis.logs import label_runs, read_log
-from mmat.apis.predictions import most_confused, read_predictions
 from mmat.datasets import Digits
 from mmat.models import build_network
+from mmat.tooling.complexity import image_size, measure_complexity
+from mmat.tooling.logs import label_runs, read_log
+from mmat.tooling.predictions import most_confused, read_predictions
 from mmat.utils.zoo import list_models, zoo_index
 
 STUDENT, = list_models('wrn16-1_[0-9]*_digits')
@@ -162,7 +162,7 @@ def test_a_single_file_is_a_log(resumed, tmp_path):
 
 def test_curves_are_drawn(resumed, tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr('mmat.apis.tooling.write_figure', lambda figure, path: figures.append(figure))
+    monkeypatch.setattr('mmat.tooling.arguments.write_figure', lambda figure, path: figures.append(figure))
     code, _ = run_tool('analysis_tools/analyze_logs.py', 'plot_curve', resumed,
                        resumed / '20260101_000002', '--keys', 'loss', 'accuracy/top1', '--out', tmp_path / 'x.png',
                        '--legend', 'whole', 'end')

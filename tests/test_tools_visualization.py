@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from tool_runner import fails, run_tool
 
-from mmat.apis.samples import spread
-from mmat.apis.schedules import iterations_per_epoch, simulate_schedules
 from mmat.datasets import Digits
 from mmat.models import build_network
+from mmat.tooling.samples import spread
+from mmat.tooling.schedules import iterations_per_epoch, simulate_schedules
 from mmat.utils.zoo import list_models
 
 STUDENT, = list_models('wrn16-1_[0-9]*_digits')
@@ -109,7 +109,7 @@ def test_modes(mode, drawn, tmp_path, monkeypatch):
     grids = []
     monkeypatch.setattr('mmat.visualization.picture_grid.draw_picture_grid',
                         lambda cells, titles, caption: grids.append((cells, titles, caption)))
-    monkeypatch.setattr('mmat.apis.tooling.write_figure', lambda figure, path: grids.append(path))
+    monkeypatch.setattr('mmat.tooling.arguments.write_figure', lambda figure, path: grids.append(path))
     code, _ = run_tool('visualization/browse_dataset.py', STUDENT, '--out-dir', tmp_path, '-p', 'val', '-n', '2',
                        '-m', mode, '--separate')
     assert not code
@@ -138,7 +138,7 @@ def test_mixed_images_keep_their_first_label(network_config, tmp_path, monkeypat
     titles = []
     monkeypatch.setattr('mmat.visualization.picture_grid.draw_picture_grid',
                         lambda cells, names, caption: titles.extend(names))
-    monkeypatch.setattr('mmat.apis.tooling.write_figure', lambda figure, path: None)
+    monkeypatch.setattr('mmat.tooling.arguments.write_figure', lambda figure, path: None)
     model = network_config(train_cfg=dict(augments=dict(type='mmpretrain.Mixup', alpha=1.)))
     model['data_preprocessor']['num_classes'] = 10
     Config(dict(model=model, train_dataloader=dict(
@@ -359,7 +359,7 @@ def test_iterations_per_epoch(loader, dataset_size, processes, expected):
 
 def test_schedules_are_drawn(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr('mmat.apis.tooling.write_figure', lambda figure, path: figures.append(figure))
+    monkeypatch.setattr('mmat.tooling.arguments.write_figure', lambda figure, path: figures.append(figure))
     name = 'wrn16-1_at-kd-wrn16-2_1xb128_cifar10'
     # Neither the data nor the teacher is there.
     code, output = run_tool('visualization/vis_scheduler.py', name, '-d', '1280', '-n', '2', '--out',

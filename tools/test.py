@@ -7,6 +7,7 @@ import mmengine
 from mmengine.dist import is_main_process
 
 from mmat.apis.launch import build_runner, command_line, load_config, parse_common_args
+from mmat.tooling.predictions import DumpPredictions
 from mmat.utils.checkpoint import load_weights
 
 
@@ -26,11 +27,10 @@ def main():
         suffixes = ('.pkl', '.pickle') if out_item == 'pred' else ('.json', '.yml', '.yaml')
         if Path(args.out).suffix not in suffixes:
             raise ValueError(f'--out of {out_item} must end in {" or ".join(suffixes)}, got {args.out!r}')
-    if args.out and out_item == 'pred':
-        evaluators = config.test_evaluator if isinstance(config.test_evaluator, list) else [config.test_evaluator]
-        config.test_evaluator = [*evaluators, dict(type='DumpResults', out_file_path=args.out)]
     runner = build_runner(config, fp32=args.fp32)
     load_weights(runner.model, args.checkpoint)
+    if args.out and out_item == 'pred':
+        runner.test_loop.evaluator.metrics.append(DumpPredictions(args.out))
     metrics = runner.test()
     if args.out and out_item == 'metrics' and is_main_process():
         mmengine.dump(metrics, args.out)

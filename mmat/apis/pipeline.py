@@ -44,7 +44,8 @@ def picture_pipeline(config: Config) -> Tuple[Callable[[np.ndarray], dict], bool
                          f'{_type_name(dataset) or "no dataset"})')
     # Steps without a prefix are of the config's own scope, whatever the current one is.
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmpretrain'):
-        steps = Compose([TRANSFORMS.build(step) for step in dataset.get('pipeline', [dict(type='mmpretrain.PackInputs')])
+        steps = dataset.get('pipeline', [dict(type='mmpretrain.PackInputs')])
+        steps = Compose([TRANSFORMS.build(step) for step in steps
                          if _type_name(step) not in (*_LOADING, 'CropBoundingBox')])
 
     def prepare(image: np.ndarray) -> dict:

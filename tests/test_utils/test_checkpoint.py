@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from mmengine.model import initialize
 from mmengine.logging import MessageHub
+from mmengine.model import initialize
 
 from mmat.utils.checkpoint import find_checkpoint, load_weights, read_checkpoint
 

@@ -5,8 +5,8 @@ import argparse
 import numpy as np
 
 from mmat.apis import command_line
-from mmat.apis.logs import label_runs, read_log
-from mmat.apis.tooling import PICTURES, check_suffix, write_figure
+from mmat.tooling.arguments import PICTURES, check_suffix, write_figure
+from mmat.tooling.logs import label_runs, read_log
 from mmat.visualization.curves import Panel, draw_panels
 
 

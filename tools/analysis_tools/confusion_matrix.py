@@ -6,9 +6,9 @@ import matplotlib
 from mmpretrain.evaluation import ConfusionMatrix
 
 from mmat.apis import command_line
-from mmat.apis.predictions import measure_confusion, most_confused
-from mmat.apis.samples import build_dataset, class_names
-from mmat.apis.tooling import PICTURES, add_config_arguments, check_suffix, read_config, write_figure, write_json
+from mmat.tooling.arguments import PICTURES, add_config_arguments, check_suffix, read_config, write_figure, write_json
+from mmat.tooling.predictions import measure_confusion, most_confused
+from mmat.tooling.samples import build_dataset, class_names
 
 
 def parse_args():

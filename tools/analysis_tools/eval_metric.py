@@ -8,7 +8,7 @@ from mmengine.registry import METRICS, init_default_scope
 
 import mmat.models  # noqa: F401  imports mmpretrain's metrics
 from mmat.apis import command_line
-from mmat.apis.predictions import read_predictions
+from mmat.tooling.predictions import read_predictions
 
 
 def parse_args():

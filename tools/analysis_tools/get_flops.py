@@ -7,10 +7,10 @@ whole forward pass is counted, from one image to the scores; "FLOPs" in papers o
 import argparse
 
 from mmat.apis import command_line
-from mmat.apis.complexity import Complexity, image_size, measure_complexity
-from mmat.apis.tooling import add_config_arguments, read_config
 from mmat.models import build_network
 from mmat.models.distillers import Teacher
+from mmat.tooling.arguments import add_config_arguments, read_config
+from mmat.tooling.complexity import Complexity, image_size, measure_complexity
 
 
 def parse_args():

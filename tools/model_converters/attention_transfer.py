@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Convert model.pt7 of github.com/szagoruyko/attention-transfer: a WRN of cifar.py, or one network of imagenet.py."""
 from mmat.apis import command_line
-from mmat.apis.convert import converter_parser, write_converted
 from mmat.converters import convert_attention_transfer
+from mmat.tooling.convert import converter_parser, write_converted
 from mmat.utils.checkpoint import read_checkpoint
 
 

@@ -2,8 +2,8 @@
 """Convert a ResNet of github.com/szagoruyko/functional-zoo: resnet-18-export, resnet-34-export,
 wide-resnet-50-2-export, or the student of attention transfer, resnet-18-at-export."""
 from mmat.apis import command_line
-from mmat.apis.convert import converter_parser, write_converted
 from mmat.converters import convert_functional_zoo, read_hickle
+from mmat.tooling.convert import converter_parser, write_converted
 from mmat.utils.checkpoint import read_checkpoint
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Convert ``net.pth`` of github.com/SaoYan/LearnToPayAttention for this project's ``vgg-reimpl*`` configs."""
 from mmat.apis import command_line
-from mmat.apis.convert import converter_parser, write_converted
 from mmat.converters import convert_learn_to_pay_attention
+from mmat.tooling.convert import converter_parser, write_converted
 from mmat.utils.checkpoint import read_checkpoint
 
 

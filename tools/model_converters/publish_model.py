@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmat.apis import command_line
-from mmat.apis.publish import publish_checkpoint
+from mmat.tooling.publish import publish_checkpoint
 from mmat.utils.zoo import find_config
 
 

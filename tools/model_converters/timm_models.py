@@ -7,9 +7,9 @@ on noise and must give what timm's own model does.
 import torch
 
 from mmat.apis import command_line
-from mmat.apis.convert import converter_parser, write_converted
 from mmat.converters import convert_timm
 from mmat.models import build_network, network_config
+from mmat.tooling.convert import converter_parser, write_converted
 from mmat.utils.checkpoint import bare_keys, load_state, read_checkpoint
 
 

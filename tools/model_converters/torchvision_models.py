@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Convert a state dict of torchvision's ResNet or VGG, wide and with BN too, such as the files of its own zoo."""
 from mmat.apis import command_line
-from mmat.apis.convert import converter_parser, write_converted
 from mmat.converters import convert_torchvision
+from mmat.tooling.convert import converter_parser, write_converted
 from mmat.utils.checkpoint import read_checkpoint
 
 

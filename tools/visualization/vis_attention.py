@@ -10,9 +10,10 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmat.apis import command_line, get_model
-from mmat.apis.comparison import compare_attention, pictures_from_dataset, pictures_from_files, read_teacher
-from mmat.apis.samples import PHASES, as_seen
-from mmat.apis.tooling import add_config_arguments, check_suffix, read_config, write_picture
+from mmat.models.seen import as_seen
+from mmat.tooling.arguments import add_config_arguments, check_suffix, read_config, write_picture
+from mmat.tooling.comparison import compare_attention, pictures_from_dataset, pictures_from_files, read_teacher
+from mmat.tooling.samples import PHASES
 from mmat.utils.zoo import find_config
 from mmat.visualization import render_attention_grid
 

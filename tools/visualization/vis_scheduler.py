@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mmat.apis import command_line
-from mmat.apis.schedules import PARAMETERS, iterations_per_epoch, simulate_schedules
-from mmat.apis.tooling import PICTURES, add_config_arguments, check_suffix, read_config, write_figure
+from mmat.tooling.arguments import PICTURES, add_config_arguments, check_suffix, read_config, write_figure
+from mmat.tooling.schedules import PARAMETERS, iterations_per_epoch, simulate_schedules
 from mmat.visualization.curves import Panel, draw_panels
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmat.models import Distiller, attention_layers, get_attention_maps
 from mmat.models.options import check_number
 from mmat.models.probe import evaluating
+from mmat.models.seen import as_seen
 from mmat.models.taps import Layer, check_layers, find_layer
 from mmat.models.targets import read_targets
 from mmat.registry import HOOKS
@@ -63,7 +64,7 @@ class AttentionVisualizationHook(Hook):
             self._check_layers(unwrap(runner.model))
             if is_main_process():
                 self._batch, self._titles = self._read(loop.dataloader)
-                self._images = _denormalize(unwrap(runner.model).data_preprocessor, self._batch)
+                self._images = as_seen(unwrap(runner.model).data_preprocessor, dict(inputs=self._batch))
         if runner.iter == 0:
             self._draw(runner, 0)
 
@@ -125,13 +126,3 @@ def _shorten(attention: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Paths for the tops of columns: ``group0`` for ``backbone.group0``, where that is not another's too."""
     short = [layer.split('.', 1)[-1] for layer in attention]
     return dict(zip(short if len(set(short)) == len(short) else attention, attention.values()))
-
-
-def _denormalize(preprocessor: nn.Module, images: Tensor) -> Tensor:
-    """Images in RGB and [0, 1], shape (N, 3, H, W), from a batch as the loader gives it."""
-    inputs = preprocessor(dict(inputs=images), training=False)['inputs']
-    mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
-    if mean is not None:
-        inputs = inputs * std + mean
-    inputs = inputs.float().cpu() / (1 if images.is_floating_point() and images.max() <= 1 else 255)
-    return (inputs if inputs.shape[1] == 3 else inputs[:, :1].expand(-1, 3, -1, -1)).clamp(0, 1)

@@ -6,12 +6,12 @@ import torch.nn as nn
 from mmengine.config import Config
 from torch import Tensor
 
+from mmat.apis.pictures import distinct_names, list_pictures, read_picture
+from mmat.apis.pipeline import picture_pipeline
 from mmat.models import get_attention_maps
 from mmat.models.distillers import Teacher
 from mmat.models.taps import Layer
 
-from .pictures import distinct_names, list_pictures, read_picture
-from .pipeline import picture_pipeline
 from .samples import build_dataset, class_names, label_names, read_batch, spread
 
 

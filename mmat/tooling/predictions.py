@@ -7,12 +7,12 @@ from typing import List, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import DumpResults
 from mmpretrain.evaluation import ConfusionMatrix
 from torch import Tensor
 
+from mmat.apis.launch import build_runner
 from mmat.utils.checkpoint import load_weights
-
-from .launch import build_runner
 
 # All that mmengine's DumpResults writes: tensors and plain values. Nothing else is ever looked up, so nothing runs.
 _ALLOWED = {('_codecs', 'encode'), ('collections', 'OrderedDict'), ('torch._utils', '_rebuild_tensor_v2')}
@@ -59,6 +59,14 @@ def read_predictions(path: Union[str, Path]) -> List[dict]:
         raise ValueError(f'{str(path)!r} holds no predictions of classes: expected a list of dicts with '
                          f'{", ".join(_NEEDED)}, as tools/test.py --out FILE.pkl writes it')
     return predictions
+
+
+class DumpPredictions(DumpResults):
+    """mmengine's, but for what its tensors are views of: each prediction would drag its whole batch into the file."""
+
+    def process(self, data_batch, predictions) -> None:
+        super().process(data_batch, [{key: value.clone() if isinstance(value, Tensor) else value
+                                      for key, value in each.items()} for each in predictions])
 
 
 def measure_confusion(config: Config, source: str) -> Tensor:

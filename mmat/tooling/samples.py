@@ -1,4 +1,4 @@
-"""Single images of a config's datasets: as they are stored, and as its network sees them."""
+"""Single images of a config's datasets."""
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -9,7 +9,6 @@ from mmengine.registry import FUNCTIONS
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmat.models.distillers.teacher import renormalization
 from mmat.models.targets import read_targets
 from mmat.registry import DATASETS
 
@@ -94,24 +93,6 @@ def stored_in_rgb(stored: np.ndarray, preprocessor: nn.Module) -> np.ndarray:
     if picture.shape[-1] != 3:
         return np.repeat(picture[..., :1], 3, axis=-1)
     return picture[..., ::-1] if getattr(preprocessor, 'to_rgb', False) else picture
-
-
-def as_seen(preprocessor: nn.Module, batch: dict, training: bool) -> Tensor:
-    """A batch after a network's preprocessor, brought back to the range of pictures.
-
-    Args:
-        preprocessor (nn.Module): The network's.
-        batch (dict): From :func:`read_batch`.
-        training (bool): Whether it augments.
-
-    Returns:
-        Tensor: RGB in [0, 1], shape (N, 3, H, W).
-    """
-    inputs = preprocessor(batch, training=training)['inputs'].float().cpu()
-    # To the scale of a network that does not normalise: 0 to 255.
-    scale, shift = renormalization(preprocessor, nn.Identity()) or (1, 0)
-    pictures = ((inputs * scale + shift) / 255).clamp(0, 1)
-    return pictures if pictures.shape[1] == 3 else pictures[:, :1].expand(-1, 3, -1, -1)
 
 
 def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:

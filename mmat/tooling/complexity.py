@@ -8,9 +8,8 @@ import torch.nn as nn
 from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmat.apis.pipeline import picture_pipeline
 from mmat.models.probe import evaluating
-
-from .pipeline import picture_pipeline
 
 
 @dataclass
