@@ -31,6 +31,14 @@ def network_config(widen_factor=1, mean=77.7, std=81.1, **kwargs):
         **kwargs)
 
 
+@pytest.fixture(autouse=True)
+def no_scope_from_an_earlier_test():
+    """A Runner leaves its default scope behind, in which types without a prefix are then looked for."""
+    yield
+    from mmengine.registry import DefaultScope
+    DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture(name='network_config', scope='session')
 def network_config_fixture():
     return network_config

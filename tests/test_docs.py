@@ -94,7 +94,9 @@ def test_the_zoo_page_lists_every_model_with_its_config(site):
 
 def test_the_api_page_has_every_type(site):
     page = (site / 'api.html').read_text()
-    types = [name for each in REGISTRIES for name in each.module_dict]
+    # Other tests register types too.
+    types = [name for each in REGISTRIES for name, kind in each.module_dict.items()
+             if kind.__module__.startswith('mmat.')]
     assert len(types) > 20
     assert [name for name in types if not re.search(rf'id="mmat\.[\w.]*\b{name}"', page)] == []
 

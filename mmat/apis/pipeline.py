@@ -43,7 +43,8 @@ def picture_pipeline(config: Config) -> Tuple[Callable[[np.ndarray], dict], bool
                          'has neither a pipeline nor a dataset in memory whose class tells its image_size (it has '
                          f'{_type_name(dataset) or "no dataset"})')
     # Steps without a prefix are of the config's own scope, whatever the current one is.
-    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmpretrain'):
+    scope = config.get('default_scope') if 'pipeline' in dataset else None
+    with DefaultScope.overwrite_default_scope(scope or 'mmpretrain'):
         steps = dataset.get('pipeline', [dict(type='mmpretrain.PackInputs')])
         steps = Compose([TRANSFORMS.build(step) for step in steps
                          if _type_name(step) not in (*_LOADING, 'CropBoundingBox')])

@@ -24,16 +24,16 @@ def network_config(model: Union[str, dict, Config]) -> dict:
     """
     if isinstance(model, str):
         model = Config.fromfile(find_config(model))
-    preprocessor = None
+    scope = preprocessor = None
     if 'type' not in model:
         if 'model' not in model:
             raise ValueError(f'a config without `model` and without `type` is no network: it has {sorted(model)}')
         scope, preprocessor, model = model.get('default_scope'), model.get('data_preprocessor'), model['model']
-        if scope and isinstance(model, dict):
-            # Types without a prefix, as in mmpretrain's own configs, are those of its scope, wherever it is built.
-            model = {**model, '_scope_': scope}
     if 'student' in model:
         preprocessor, model = model.get('data_preprocessor', preprocessor), network_config(model['student'])
+    if scope:
+        # Types without a prefix, as in mmpretrain's own configs, are those of the file's scope, wherever it is built.
+        model = {'_scope_': scope, **model}
     preprocessor = model.get('data_preprocessor', preprocessor)
     if isinstance(preprocessor, dict):
         preprocessor = dict(preprocessor)  # mmpretrain's classifier writes into it

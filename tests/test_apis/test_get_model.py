@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, Registry
 
 import mmat
-from mmat.models import build_network
+from mmat.models import WideResNet, build_network
 from mmat.utils import zoo
 
 DISTILLATION = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
@@ -151,3 +152,21 @@ def test_a_distiller_whose_student_is_a_zoo_name():
         type='mmat.Distiller', student='wrn16-1_1xb128_cifar10', teacher=dict(model='x', checkpoint='y'),
         at_heads=[dict(type='mmat.ActivationATHead', pairs=[(0, 0)])])))
     assert parameters(mmat.get_model(config)) == 175066
+
+
+@pytest.mark.parametrize('distilled', [False, True])
+def test_types_of_a_users_own_scope(distilled, network_config, teacher_file):
+    scope = f'downstream_{distilled}'
+    models = Registry('model', parent=MODELS, scope=scope, locations=['tests'])
+
+    @models.register_module()
+    class Mine(WideResNet):
+        pass
+
+    model = network_config()
+    model['backbone']['type'] = 'Mine'
+    if distilled:
+        teacher = dict(model=network_config(2), checkpoint=teacher_file)
+        model = dict(type='mmat.Distiller', student=model, teacher=teacher)
+    network = mmat.get_model(Config(dict(model=model, default_scope=scope)))
+    assert type(network.backbone) is Mine

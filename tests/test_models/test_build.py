@@ -53,11 +53,13 @@ def test_the_preprocessor_nearest_to_the_network_is_its_own(config, mean):
     assert network_config(config) == dict(type='T', data_preprocessor=dict(mean=mean))
 
 
-def test_types_without_a_prefix_are_of_their_files_scope():
+@pytest.mark.parametrize('distilled', [False, True])
+def test_types_without_a_prefix_are_of_their_files_scope(distilled):
+    model = dict(
+        type='ImageClassifier', backbone=dict(type='mmat.WideResNet', depth=10, widen_factor=1),
+        neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=3, in_channels=64))
     config = Config(dict(
-        default_scope='mmpretrain', model=dict(
-            type='ImageClassifier', backbone=dict(type='mmat.WideResNet', depth=10, widen_factor=1),
-            neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=3, in_channels=64))))
+        default_scope='mmpretrain', model=dict(type='mmat.Distiller', student=model) if distilled else model))
     for scope in ('mmat', 'mmengine'):
         with DefaultScope.overwrite_default_scope(scope):
             assert type(build_network(config).head).__module__.startswith('mmpretrain.')
