@@ -1,8 +1,7 @@
-# The shorter side at 256 pixels, and of that 224 x 224: at random in training, the middle in tests. Resized by Pillow,
-# as the networks' ImageNet images were.
-data_preprocessor = dict(
-    type='mmpretrain.ClsDataPreprocessor', num_classes=67, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-    to_rgb=True)
+_base_ = './cub_bs64_224px.py'
+
+# As there, of whole pictures.
+data_preprocessor = dict(num_classes=67)
 
 train_pipeline = [
     dict(type='mmat.LoadImage'),
@@ -18,19 +17,6 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
-# The workers are new in every epoch: a run that is resumed draws the crops that it would have drawn.
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    dataset=dict(type='mmat.IndoorScenes67', data_root='data/indoor67', split='train', pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True))
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    dataset=dict(type='mmat.IndoorScenes67', data_root='data/indoor67', split='test', pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    persistent_workers=True)
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, ))
-
+train_dataloader = dict(dataset=dict(type='mmat.IndoorScenes67', data_root='data/indoor67', pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(type='mmat.IndoorScenes67', data_root='data/indoor67', pipeline=test_pipeline))
 test_dataloader = val_dataloader
-test_evaluator = val_evaluator
