@@ -7,11 +7,11 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 # What a wheel holds beside the package, where OpenMMLab's packages keep it and `mim` looks for it: mmat/.mim.
-ZOO = ('configs', 'tools', 'recipes', 'checkpoints', 'model-index.yml')
+ZOO = ('configs', 'tools', 'recipes', 'model-index.yml')
 
 
 class BuildWithZoo(build_py):
-    """Puts configs, tools and recipes, the weights that lie in the repository and the model index into the wheel."""
+    """Puts configs, tools, recipes and the model index into the wheel."""
 
     def run(self):
         super().run()

@@ -4,10 +4,9 @@ In a page,
 
 - ``<!-- include: ../README.md -->`` stands for a file, ``<!-- include: ../README.md # On the CPU -->`` for the section
   under that heading;
-- ``<!-- model zoo -->`` stands for the tables of the metafiles, ``<!-- tools -->`` for the list of command lines;
+- ``<!-- model zoo -->`` stands for the tables of the metafiles;
 - links to files of the repository lead to their page where they have one, and are downloads otherwise.
 """
-import ast
 import os
 import re
 from pathlib import Path
@@ -71,9 +70,8 @@ def expand(text: str, page: Path) -> str:
         end = match.end()
     parts.append(_relink(text[end:], page, page, shown))
     text = ''.join(parts)
-    for marker, make in (('<!-- model zoo -->', zoo), ('<!-- tools -->', tools)):
-        if marker in text:
-            text = text.replace(marker, _relink(make(), ROOT / 'README.md', page, shown))
+    if '<!-- model zoo -->' in text:
+        text = text.replace('<!-- model zoo -->', _relink(zoo(), ROOT / 'README.md', page, shown))
     return text
 
 
@@ -150,18 +148,6 @@ def _results(entry: dict) -> str:
     texts = [f'{metric.replace("Top 1 Accuracy", "top-1").replace("Top 5 Accuracy", "top-5")} {value:.2f}'
              for result in entry.get('Results') or () for metric, value in (result.get('Metrics') or {}).items()]
     if not texts:
-        return 'not measured here'
+        return '–'
     # Weights at a URL are those of another project.
-    return ', '.join(texts) + ('; published, not measured here' if '://' in entry.get('Weights', '') else '')
-
-
-# Tools
-
-def tools() -> str:
-    """The command lines, with what their docstrings begin with; links as from the repository's root."""
-    lines = ['| command | what it does |', '|---|---|']
-    for path in sorted(ROOT.glob('tools/**/*.py'), key=lambda path: (len(path.parts), path)):
-        about = (ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or '').split('\n\n')[0]
-        name = path.relative_to(ROOT)
-        lines.append(f'| [{name}]({name}) | {" ".join(about.split())} |')
-    return '\n'.join(lines)
+    return ', '.join(texts) + (', published' if '://' in entry.get('Weights', '') else '')

@@ -88,6 +88,14 @@ def test_types_of_ours_and_of_mmpretrain_have_their_prefix(name):
     assert not [type_ for type_ in found if '.' not in type_ and type_ in need_prefix]
 
 
+@every_config
+def test_the_rate_is_for_the_batch_of_its_name(name):
+    _, _, _, gpus, batch, _ = parts(name)
+    config = config_of(name)
+    assert config.auto_scale_lr == dict(base_batch_size=gpus * batch)
+    assert config.train_dataloader.batch_size == batch
+
+
 # Distillation
 
 @pytest.mark.parametrize('name', DISTILLATION)

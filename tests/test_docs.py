@@ -85,7 +85,7 @@ def test_the_zoo_page_lists_every_model_with_its_config(site):
             target = site / re.search(r'href="([^"]+)"', link)[1]
             assert target.read_text() == (ROOT / entry['Config']).read_text()
             assert (data, parameters) == (entry['Metadata']['Training Data'], f'{entry["Metadata"]["Parameters"]:,}')
-            assert (results == 'not measured here') == ('Results' not in entry)
+            assert (results == '–') == ('Results' not in entry)
             assert all(f'{value:.2f}' in results for result in entry.get('Results', ())
                        for value in result['Metrics'].values())
             assert (entry.get('Weights') or '') in weights and bool(weights) == ('Weights' in entry)
@@ -309,6 +309,15 @@ def broken_links(path):
 @pytest.mark.parametrize('path', documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
     assert list(broken_links(path)) == []
+
+
+@pytest.mark.parametrize('path', [path for path in ROOT.rglob('*.md') if not set(path.relative_to(ROOT).parts) & {
+    *SKIPPED, '.git'}], ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_have_a_head(path):
+    text = re.sub(r'```.*?```', '', path.read_text(), flags=re.DOTALL)
+    for table in re.findall(r'(?:^\|.*\n?)+', text, re.MULTILINE):
+        head, rule, *rows = table.strip().split('\n') + ['', '']
+        assert set(rule) <= set('|-: ') and len(rule) > 2, head
 
 
 def test_a_link_that_leads_nowhere_is_told(tmp_path):

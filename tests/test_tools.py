@@ -205,6 +205,13 @@ def test_seed_and_deterministic(words, expected, tool, monkeypatch):
     assert {key: options(tool, monkeypatch, *words).randomness.get(key) for key in expected} == expected
 
 
+def test_the_rate_follows_the_batch(tool, monkeypatch):
+    assert options(tool, monkeypatch, '--auto-scale-lr').auto_scale_lr == dict(base_batch_size=10, enable=True)
+    assert not options(tool, monkeypatch).auto_scale_lr.get('enable')
+    code, _ = tool('train.py', STUDENT, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None')
+    assert '--auto-scale-lr needs the batch that the rate is for' in code
+
+
 @pytest.mark.parametrize('words, wrapper', [
     (['--amp'], 'mmat.AutocastOptimWrapper'),
     (['--amp', '--fp32'], 'mmat.AutocastOptimWrapper'),

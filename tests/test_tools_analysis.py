@@ -314,6 +314,11 @@ def test_most_confused():
     assert most_confused(matrix, 1) == [(1, 0, 5)] and matrix[0, 0] == 9
 
 
+def test_a_confusion_matrix_of_another_test_sets_predictions_is_refused(predictions_file):
+    message = fails('analysis_tools/confusion_matrix.py', 'wrn16-2_1xb64_cifar100', predictions_file)
+    assert 'predictions of 10 classes, the config has 100' in message
+
+
 @pytest.mark.parametrize('words, message', [
     (['absent.pkl'], "no predictions at 'absent.pkl'"),
     (['absent.pth'], "no checkpoint at 'absent.pth'"),

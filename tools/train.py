@@ -5,6 +5,7 @@ import argparse
 import torch
 
 from mmat.apis.launch import build_runner, command_line, load_config, parse_common_args
+from mmat.models.distillers import Teacher
 from mmat.utils.checkpoint import find_checkpoint, read_checkpoint
 
 
@@ -17,9 +18,16 @@ def main():
                         help='mixed precision: fp16 with loss scaling on a GPU, bf16 on the CPU')
     parser.add_argument('--seed', type=int, help='random seed; default: a random one, which the log tells')
     parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms only')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help="scale the learning rate with the batch of all processes, from that of the config's name")
     args = parse_common_args(parser)
 
     config = load_config(args)
+    if args.auto_scale_lr:
+        if not (config.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise ValueError('--auto-scale-lr needs the batch that the rate is for: auto_scale_lr=dict('
+                             f'base_batch_size=...), which {args.config} does not have')
+        config.auto_scale_lr.enable = True
     if args.amp and config.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         on_gpu = dict(type='AmpOptimWrapper', loss_scale='dynamic')
         config.optim_wrapper.update(on_gpu if torch.cuda.is_available() else dict(type='mmat.AutocastOptimWrapper'))
@@ -35,6 +43,9 @@ def main():
             config.load_from = checkpoint
     if config.get('load_from') and '://' not in config.load_from:
         config.load_from = find_checkpoint(config.load_from)
+    teacher = config.model.get('teacher')
+    if isinstance(teacher, dict) and 'type' not in teacher:
+        Teacher(**teacher).check_checkpoint()  # says so before all else
     build_runner(config, fp32=args.fp32).train()
 
 

@@ -7,4 +7,5 @@ _base_ = [
 
 model = dict(data_preprocessor={{_base_.data_preprocessor}}, head=dict(num_classes=100))
 train_dataloader = dict(batch_size=64, drop_last=True)
+auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(nesterov=True))

@@ -86,6 +86,9 @@ class AttentionInferencer(ImageClassificationInferencer):
             if device is not None:
                 network.to(device)
         else:
+            if isinstance(model, dict) and 'type' in model:
+                raise TypeError('a model config alone does not tell how pictures become images: give the whole config, '
+                                'a name, or a network of mmat.get_model')
             network = get_model(model, pretrained, device or ('cuda' if torch.cuda.is_available() else 'cpu'), **kwargs)
         super().__init__(network, pretrained=False, classes=classes)
         self.layers = list(dict.fromkeys(find_layer(network, layer) for layer in layers or attention_layers(network)))

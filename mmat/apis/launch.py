@@ -39,8 +39,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """The config of a command line, its ``--work-dir``, ``--cfg-options`` and ``--launcher`` in it."""
     config = Config.fromfile(find_config(args.config))
     config.launcher = args.launcher
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+    merge_options(config, args.cfg_options)
     if args.work_dir:
         config.work_dir = args.work_dir
     elif config.get('work_dir') is None:
@@ -51,6 +50,26 @@ def load_config(args: argparse.Namespace) -> Config:
         raise ValueError('custom_hooks must be a list of dicts, which the command line cannot give; there use '
                          f'--cfg-options default_hooks.NAME.type=TYPE for each. Got {hooks!r}')
     return config
+
+
+# What a run reads of its config, whether the config has it or not.
+_SETTINGS = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpointing', 'compile', 'custom_imports',
+             'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'} - {'self', 'cfg'}
+
+
+def merge_options(config: Config, options: Optional[dict]) -> None:
+    """Put a command line's ``--cfg-options`` into a config.
+
+    Raises:
+        ValueError: One is of a setting that neither the config has nor a run reads; the message names the closest.
+    """
+    for key in options or {}:
+        name = key.split('.')[0]
+        if name not in config and name not in _SETTINGS:
+            close = get_close_matches(name, {*config, *_SETTINGS}, n=3, cutoff=0.5)
+            raise ValueError(f'--cfg-options: the config has no {name!r}' +
+                             (f'; the closest are {", ".join(close)}' if close else ''))
+    config.merge_from_dict(options or {})
 
 
 def apply_cpu_setting(config: Config) -> None:
@@ -120,6 +139,10 @@ def _init_gloo(launcher: str) -> None:
     dist.init_process_group('gloo')
 
 
+# Where mmpretrain says plainly what is wrong: packages that are missing, metrics that cannot be.
+_CLEAR = ('mmpretrain/utils/dependency.py', 'mmpretrain/evaluation/')
+
+
 def command_line(main: Callable[[], Optional[int]]) -> None:
     """Run a command; what mmat has to say about a mistake of its user is one message, not a traceback.
 
@@ -134,7 +157,11 @@ def command_line(main: Callable[[], Optional[int]]) -> None:
         if message is None:
             origin, message = _in_worker(str(error)) or (traceback.extract_tb(error.__traceback__)[-1].filename, error)
             ours = Path(__file__).resolve().parents[1], Path(sys.argv[0]).resolve().parent
-            if not any(Path(origin).resolve().is_relative_to(folder) for folder in ours):
+            theirs = any(part in Path(origin).as_posix() for part in _CLEAR)
+            if isinstance(error, FileNotFoundError) and error.filename is not None:
+                message = (f"there is no {str(error.filename)!r}. Where it is a dataset's, its place is --cfg-options "
+                           'train_dataloader.dataset.data_root=PATH, likewise val_dataloader and test_dataloader')
+            elif not theirs and not any(Path(origin).resolve().is_relative_to(folder) for folder in ours):
                 raise
         sys.exit(f'{Path(sys.argv[0]).name}: error: {message}')
 

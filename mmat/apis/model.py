@@ -36,7 +36,7 @@ def get_model(model: Union[str, os.PathLike, Config],
     Raises:
         FileNotFoundError: No such name, config or checkpoint; the message names the closest.
         OSError: Weights that cannot be downloaded.
-        ValueError: ``pretrained=True`` and the zoo has no weights, or a checkpoint that does not fit, or is not the
+        ValueError: A device that is not there; ``pretrained=True`` and the zoo has no weights, or a checkpoint that does not fit, or is not the
             one that was published under its name.
     """
     if isinstance(model, os.PathLike):
@@ -47,11 +47,22 @@ def get_model(model: Union[str, os.PathLike, Config],
         if not pretrained:
             raise ValueError(f'the zoo has no weights for {model if isinstance(model, str) else "a config"}: train it, '
                              'or name a checkpoint with pretrained=PATH')
+    if device is not None:
+        _check_device(device)
     config.model = network_config(config)
     network = mmpretrain.get_model(config, **kwargs)
     if pretrained:
         load_pretrained(network, pretrained)
     return network if device is None else network.to(device)
+
+
+def _check_device(device: Union[str, torch.device]) -> None:
+    """Raise ValueError where there is no such device."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"there is no device {str(device)!r} here ({str(error).splitlines()[0]}); 'cpu' there always is, "
+                         f"and there {'is' if torch.cuda.is_available() else 'is no'} 'cuda'") from error
 
 
 def load_pretrained(network: nn.Module, pretrained: Union[str, os.PathLike]) -> None:
@@ -68,6 +79,7 @@ def load_pretrained(network: nn.Module, pretrained: Union[str, os.PathLike]) -> 
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, dict) else {}
     # mmpretrain's; the second are its names of before version 1.
-    classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+    dataset_meta = meta.get('dataset_meta')
+    classes = dataset_meta.get('classes') if isinstance(dataset_meta, dict) else meta.get('CLASSES')
     if classes:
         network._dataset_meta = dict(classes=classes)

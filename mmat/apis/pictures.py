@@ -91,7 +91,7 @@ def read_picture(source: Source) -> np.ndarray:
         raise TypeError('a picture is a path, a URL, an array (H, W, 3) or a PIL image, got '
                         f'{type(source).__name__}')
     try:
-        content = fileio.get(source)
+        content = fileio.get(source.removeprefix('file://'))
     except Exception as error:  # each file backend has its own
         raise OSError(f'the picture {source!r} cannot be read: {error}') from error
     try:

@@ -90,6 +90,9 @@ def plan(recipe: Config, work_dir: Path, num_seeds: Optional[int] = None) -> Lis
         ValueError: A row's teacher is not a row before it.
         FileNotFoundError: A config that is not there.
     """
+    missing = [key for key in ('title', 'seeds', 'rows', 'note') if key not in recipe]
+    if missing:
+        raise ValueError(f'a recipe of a table lacks {", ".join(missing)}; recipes/at_digits.py shows what it has')
     runs, first = [], {}
     for row in recipe.rows:
         find_config(row.config)

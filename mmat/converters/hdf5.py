@@ -32,7 +32,7 @@ def read_hickle(path: Union[str, Path]) -> Dict[str, Tensor]:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("reading HDF5 files needs h5py: pip install 'mmat[converters]'") from error
+        raise ImportError('reading HDF5 files needs h5py: pip install h5py') from error
     path = find_checkpoint(path)
     arrays = {}
 

@@ -23,18 +23,25 @@ class BatchedSamples(BaseDataElement):
     """
 
     def __init__(self, gt_label: Optional[Tensor] = None, sample_idx: Optional[List[int]] = None, **kwargs):
-        super().__init__(**kwargs)
         # No field of the element: a copy on another device makes its own.
         self.__dict__['_samples'] = {}
+        super().__init__(**kwargs)
         if gt_label is not None:
             self.gt_label = gt_label
         if sample_idx is not None:
             self.set_metainfo(dict(sample_idx=sample_idx))
 
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == 'gt_label':
+            self._samples.clear()
+
     def __len__(self) -> int:
         return len(self.gt_label)
 
-    def __getitem__(self, index: int) -> DataSample:
+    def __getitem__(self, index: Union[int, slice]) -> Union[DataSample, List[DataSample]]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
         # mmpretrain's TimmClassifier writes its predictions on the samples that it is given, and gives them back.
         index = range(len(self))[index]
         if index not in self._samples:

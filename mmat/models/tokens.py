@@ -5,9 +5,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from mmat.attention import tokens_to_features
+from mmat.attention.tokens import token_grid
 
 # What transformers, mmpretrain's and timm's, have and other networks have not.
-_SIGNS = ('patch_embed', 'num_extra_tokens', 'num_prefix_tokens')
+_SIGNS = ('patch_embed', 'num_extra_tokens', 'num_prefix_tokens', 'output_fmt')
 
 
 def token_network(model: nn.Module, path: str) -> Optional[nn.Module]:
@@ -53,7 +54,15 @@ def read_tokens(network: nn.Module, output: Tensor, image_size: Tuple[int, int],
     if output.dim() == 3:
         prefix = getattr(network, 'num_extra_tokens', getattr(network, 'num_prefix_tokens', 0))
         return tokens_to_features(output, image_size, prefix)
-    # timm's Swin Transformers.
-    if output.dim() == 4 and getattr(network, 'output_fmt', None) == 'NHWC':
+    if output.dim() == 4 and _has_channels_last(network, output.shape[1:], tuple(image_size)):
         return output.permute(0, 3, 1, 2)
     return output
+
+
+def _has_channels_last(network: nn.Module, shape: Tuple[int, int, int], image_size: Tuple[int, int]) -> bool:
+    """Whether a layer gives (N, H, W, C), as those of timm's Swin and others' do: not all of them say so."""
+    if getattr(network, 'output_fmt', None) == 'NHWC':
+        return True
+    first, second, third = shape
+    return (token_grid(first * second, image_size) == (first, second)
+            and token_grid(second * third, image_size) != (second, third))

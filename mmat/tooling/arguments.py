@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
+from mmat.apis.launch import merge_options
 from mmat.engine import AtomicBackend
 from mmat.utils.zoo import find_config
 
@@ -29,8 +30,7 @@ def read_config(args: argparse.Namespace) -> Config:
         FileNotFoundError: There is none; the message names the closest.
     """
     config = Config.fromfile(find_config(args.config))
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+    merge_options(config, args.cfg_options)
     init_default_scope(config.get('default_scope') or 'mmpretrain')
     return config
 

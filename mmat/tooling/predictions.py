@@ -3,7 +3,7 @@ import io
 import pickle
 import tempfile
 from pathlib import Path
-from typing import List, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import Config
@@ -12,6 +12,7 @@ from mmpretrain.evaluation import ConfusionMatrix
 from torch import Tensor
 
 from mmat.apis.launch import build_runner
+from mmat.models import network_config
 from mmat.utils.checkpoint import load_weights
 
 # All that mmengine's DumpResults writes: tensors and plain values. Nothing else is ever looked up, so nothing runs.
@@ -69,6 +70,11 @@ class DumpPredictions(DumpResults):
                                       for key, value in each.items()} for each in predictions])
 
 
+def number_of_classes(config: Config) -> Optional[int]:
+    """Classes of a config's network, where its head tells."""
+    return network_config(config).get('head', {}).get('num_classes')
+
+
 def measure_confusion(config: Config, source: str) -> Tensor:
     """How often images of each class are taken for each.
 
@@ -81,8 +87,12 @@ def measure_confusion(config: Config, source: str) -> Tensor:
         Tensor: Counts by true and by predicted class, shape (classes, classes), int64.
     """
     if str(source).endswith(('.pkl', '.pickle')):
+        predictions, classes = read_predictions(source), number_of_classes(config)
+        if classes and len(predictions[0]['pred_score']) != classes:
+            raise ValueError(f'{str(source)!r} holds predictions of {len(predictions[0]["pred_score"])} classes, the '
+                             f'config has {classes}: they are of another test set')
         metric = ConfusionMatrix()
-        metric.process(None, read_predictions(source))
+        metric.process(None, predictions)
         return metric.compute_metrics(metric.results)['result']
     config = config.copy()
     config.test_evaluator = dict(type='mmpretrain.ConfusionMatrix')

@@ -2,7 +2,8 @@
 import logging
 import math
 import tempfile
-from typing import Dict, Optional
+from collections import Counter
+from typing import Dict, List, Optional
 
 import numpy as np
 from mmengine.config import Config
@@ -62,10 +63,14 @@ def simulate_schedules(config: Config, length: int, parameter: str = 'lr') -> di
             visualizer=dict(type='Visualizer', vis_backends=None), experiment_name=work_dir)
         runner._train_loop = runner.build_train_loop(runner._train_loop)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        # Weights whose settings begin alike stay alike: one group of each kind tells of all.
+        optimizer = runner.optim_wrapper.optimizer
+        kinds = Counter(_settings(group) for group in optimizer.param_groups)
+        optimizer.param_groups = list({_settings(group): group for group in optimizer.param_groups}.values())
+        groups, counts = optimizer.param_groups, [kinds[_settings(group)] for group in optimizer.param_groups]
         schedulers = runner.build_param_scheduler(config.param_scheduler) if config.get('param_scheduler') else []
     by_epoch = config.train_cfg.get('by_epoch', 'Epoch' in str(config.train_cfg.get('type')))
     total, epoch_length = runner.max_iters, length if by_epoch else runner.max_iters
-    groups = runner.optim_wrapper.optimizer.param_groups
     values = np.empty((len(groups), total))
     by_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
     for scheduler in schedulers:
@@ -79,7 +84,7 @@ def simulate_schedules(config: Config, length: int, parameter: str = 'lr') -> di
         for scheduler in schedulers:
             if scheduler.by_epoch:
                 scheduler.step()
-    return dict(optimizer=_distinct(values), heads=_head_weights(runner, length, by_epoch), by_epoch=by_epoch)
+    return dict(optimizer=_distinct(values, counts), heads=_head_weights(runner, length, by_epoch), by_epoch=by_epoch)
 
 
 def _read(group: dict, parameter: str) -> float:
@@ -88,13 +93,18 @@ def _read(group: dict, parameter: str) -> float:
     return group['weight_decay' if parameter == 'wd' else parameter]
 
 
-def _distinct(values: np.ndarray) -> Dict[str, np.ndarray]:
-    """Curves by how many groups of weights have them; one label says nothing."""
-    curves, counts = np.unique(values, axis=0, return_counts=True)
+def _settings(group: dict) -> tuple:
+    return tuple((key, str(value)) for key, value in sorted(group.items()) if key != 'params')
+
+
+def _distinct(values: np.ndarray, counts: List[int]) -> Dict[str, np.ndarray]:
+    """Curves by how many groups of weights have them; each of ``values`` stands for so many. One label says nothing."""
+    curves, which = np.unique(values, axis=0, return_inverse=True)
     if len(curves) == 1:
         return {'all weights': curves[0]}
-    return {f'{count} of {len(values)} groups of weights, to begin with {curve[0]:g}': curve
-            for curve, count in zip(curves, counts)}
+    numbers = np.bincount(which.reshape(-1), weights=counts).astype(int)
+    return {f'{number} of {sum(counts)} groups of weights, to begin with {curve[0]:g}': curve
+            for curve, number in zip(curves, numbers)}
 
 
 def _head_weights(runner: Runner, length: int, by_epoch: bool) -> Dict[str, np.ndarray]:

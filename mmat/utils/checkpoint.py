@@ -52,8 +52,9 @@ def _nearest(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f' (there is no folder {str(parent)!r})'
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir() or entry.suffix == '.pth']
-    close = get_close_matches(path.name, names, n=3, cutoff=0.3)
+    names = [entry.name for entry in parent.iterdir()
+             if entry.suffix == '.pth' or (entry / 'last_checkpoint').is_file() or any(entry.glob('*.pth'))]
+    close = get_close_matches(path.name, names, n=3, cutoff=0.4)
     return f'; the closest in {str(parent)!r} are {", ".join(close)}' if close else f'; {str(parent)!r} has none'
 
 
@@ -177,8 +178,13 @@ def load_state(model: nn.Module, state: dict, source: str) -> None:
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:
-        raise ValueError(f'{source} does not fit {type(model).__name__}: ' +
-                         '; '.join(line.strip() for line in str(error).splitlines()[1:4])) from error
+        own = model.state_dict()
+        missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
+        if not missing and not unexpected:
+            reshaped = [f'{key}: {tuple(state[key].shape)} there, {tuple(value.shape)} here'
+                        for key, value in own.items() if getattr(state[key], 'shape', value.shape) != value.shape]
+            raise ValueError(f'{source} does not fit {type(model).__name__}: ' +
+                             (_some('has other sizes in', reshaped) or str(error).splitlines()[-1].strip())) from error
     # A counter that old checkpoints lack and that plays no part where BN has a momentum.
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
     if missing or unexpected:

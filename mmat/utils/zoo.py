@@ -1,7 +1,6 @@
 """The model zoo's index: names, configs and weights."""
 import hashlib
 import re
-from datetime import datetime
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -139,13 +138,8 @@ def fetch_weights(path: Union[str, Path]) -> str:
 
 def _published_hash(path: str) -> Optional[str]:
     found = re.search(r'-([0-9a-f]{8})\.pth$', path)
-    if not found:
-        return None
-    try:
-        # A day is no hash: 'wrn16-1-20210208.pth'.
-        return None if 1990 <= datetime.strptime(found[1], '%Y%m%d').year <= 2100 else found[1]
-    except ValueError:
-        return found[1]
+    # A day or a number of iterations is no hash: 'wrn16-1-20210208.pth', 'wrn16-1-00050000.pth'.
+    return found[1] if found and not found[1].isdigit() else None
 
 
 def _sha256(path: str) -> str:

@@ -170,3 +170,9 @@ def test_types_of_a_users_own_scope(distilled, network_config, teacher_file):
         model = dict(type='mmat.Distiller', student=model, teacher=teacher)
     network = mmat.get_model(Config(dict(model=model, default_scope=scope)))
     assert type(network.backbone) is Mine
+
+
+@pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ValueError, match=f"there is no device '{device}' here"):
+        mmat.get_model('wrn16-1_1xb10_digits', device=device)

@@ -4,16 +4,18 @@ import re
 import sys
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
+from mmpretrain.evaluation import Accuracy
 from torch.utils.data import DataLoader, Dataset
 
 from mmat.apis import launch
 from mmat.datasets import LoadImage
 from mmat.engine import AutocastOptimWrapper
-from mmat.registry import MODELS
+from mmat.registry import DATASETS, MODELS
 
 NAME = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
 
@@ -195,6 +197,34 @@ def test_a_bug_keeps_its_traceback(error):
 
     with pytest.raises(error):
         launch.command_line(fail)
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'trian_cfg.max_epochs': 2}, "the config has no 'trian_cfg'; the closest are .*train_cfg"),
+    ({'zzz': 2}, "the config has no 'zzz'$"),
+])
+def test_a_misspelt_setting_is_told_the_closest(options, message):
+    with pytest.raises(ValueError, match=message):
+        launch.merge_options(Config(dict(train_cfg=dict(max_epochs=3))), options)
+
+
+def test_settings_that_the_config_leaves_out():
+    config = Config(dict(train_cfg=dict(max_epochs=3)))
+    launch.merge_options(config, {'train_cfg.max_epochs': 2, 'load_from': 'a.pth', 'custom_imports.imports': ['b'],
+                                  'find_unused_parameters': True, 'randomness.seed': 3})
+    assert (config.train_cfg.max_epochs, config.load_from, config.randomness.seed) == (2, 'a.pth', 3)
+    launch.merge_options(config, None)
+
+
+def test_a_folder_of_a_dataset_that_is_not_there_is_one_line(monkeypatch):
+    dataset = dict(type='mmpretrain.ImageNet', data_root='data/nowhere', split='train', pipeline=[])
+    code = run(lambda: DATASETS.build(dataset), monkeypatch)
+    assert re.search(r"there is no 'data/nowhere/train'.*dataset\.data_root=PATH", code) and '\n' not in code
+
+
+def test_a_metric_that_cannot_be_is_one_line(monkeypatch):
+    code = run(lambda: Accuracy.calculate(torch.rand(4, 3), torch.zeros(4), topk=(5, )), monkeypatch)
+    assert 'Top-5 accuracy is unavailable' in code and '\n' not in code
 
 
 class Broken(Dataset):

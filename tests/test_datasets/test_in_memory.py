@@ -132,6 +132,10 @@ def test_what_is_written_on_a_sample_stays():
     assert set(batch.keys()) == {'gt_label'}
     with pytest.raises(IndexError):
         batch[3]
+    assert batch[1:] == [batch[1], batch[2]]
+    # Other labels make other samples.
+    batch.gt_label = torch.tensor([9, 9, 9])
+    assert [sample.gt_label.item() for sample in batch] == [9, 9, 9]
 
 
 def test_samples_follow_their_batch_to_its_device():

@@ -220,6 +220,13 @@ def test_a_network_of_timms_without_its_weights_is_refused(timm_config):
         Teacher({**config, 'pretrained': False})
 
 
+def test_a_network_of_timms_without_its_normalisation_is_refused(timm_config):
+    config, _ = timm_config
+    del config['data_preprocessor']
+    with pytest.raises(ValueError, match=r'\(test_resnet\) has no data_preprocessor with mean and std'):
+        Teacher(config)
+
+
 def test_a_name_of_mmpretrains_zoo(distiller_config):
     teacher = Teacher('vit-base-p16_32xb128-mae_in1k')
     assert teacher.checkpoint == ('https://download.openmmlab.com/mmclassification/v0/vit/'

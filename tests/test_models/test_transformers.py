@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
-from mmpretrain.models import DistilledVisionTransformer, ImageClassifier, SwinTransformer, VisionTransformer
+from mmpretrain.models import DistilledVisionTransformer, ImageClassifier, SwinTransformer, VisionTransformer, ViTSAM
 
 from mmat.models import ActivationATHead, Distiller, get_attention_maps
 from mmat.models.taps import tap
@@ -80,6 +80,30 @@ def test_timms_swin_transformer_keeps_channels_last(images):
     with torch.no_grad():
         expected = model.forward_intermediates(images, indices=[1], intermediates_only=True)[0]
     assert read(model, 'layers.1', images).equal(expected)
+
+
+@pytest.mark.parametrize('make, layer', [
+    # They give (N, H, W, C), of which the second says so.
+    (lambda: timm.create_model('samvit_base_patch16_224', embed_dim=16, depth=2, num_heads=2, patch_size=8,
+                               img_size=32), 'blocks.1'),
+    (lambda: timm.create_model('mambaout_femto', depths=(1, 1), dims=(16, 32)), 'stages.1'),
+    # And these (N, C, H, W), though they have patch embeddings.
+    (lambda: timm.models.convmixer.ConvMixer(dim=16, depth=1, patch_size=8), 'blocks.0'),
+    (lambda: timm.models.davit.DaVit(depths=(1, 1), embed_dims=(32, 64), num_heads=(1, 2)), 'stages.1'),
+    (lambda: timm.models.pvt_v2.PyramidVisionTransformerV2(
+        depths=(1, 1), embed_dims=(16, 32), num_heads=(1, 2), sr_ratios=(2, 1), mlp_ratios=(2, 2)), 'stages.1'),
+])
+def test_networks_of_timms_that_keep_channels_last_and_such_that_do_not(make, layer):
+    torch.manual_seed(0)
+    assert read(make(), layer, torch.randn(2, 3, 32, 32)).shape[2:] == (4, 4)
+
+
+def test_channels_last_by_the_images_shape_alone():
+    # mmpretrain's SAM encoder: 2 x 3 patches of 16 channels, each channel of its own.
+    model = ViTSAM(dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16, global_attn_indexes=[0]),
+                   img_size=32, patch_size=8, out_channels=0, use_abs_pos=False)
+    tapped = read(model, 'layers.0', torch.randn(1, 3, 32, 32))
+    assert tapped.shape == (1, 16, 4, 4)
 
 
 def test_other_networks_are_left_alone():

@@ -108,14 +108,16 @@ def test_a_folder_without_checkpoint(tmp_path):
 
 @pytest.mark.parametrize('name, close', [('epoch_20.pth', 'epoch_2.pth'), ('wrn16-2_cifra10', 'wrn16-2_cifar10')])
 def test_a_missing_file_names_the_closest(tmp_path, name, close):
-    work_dir(tmp_path / 'wrn16-2_cifar10', [])
+    work_dir(tmp_path / 'wrn16-2_cifar10', [1])
+    # Folders without a checkpoint are no answer.
+    (tmp_path / 'wrn16-2_cifra').mkdir()
     for file in ('epoch_2.pth', 'epoch_20.log'):
         (tmp_path / file).write_bytes(b'')
     with pytest.raises(FileNotFoundError, match='no checkpoint at') as error:
         find_checkpoint(tmp_path / name)
     message, closest = str(error.value).split('the closest in')
     assert repr(str(tmp_path / name)) in message
-    assert close in closest and '.log' not in closest
+    assert close in closest and '.log' not in closest and 'cifra' not in closest
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -302,7 +304,14 @@ def test_the_weights_of_another_network(tmp_path):
 
 def test_the_weights_of_a_wider_network(tmp_path):
     message = misfit(tmp_path, dict(state_dict=network(width=8).state_dict()))
-    assert 'conv.weight' in message and '[8, 3, 3, 3]' in message and '\n' not in message
+    assert 'other sizes in 7 keys (conv.weight: (8, 3, 3, 3) there, (4, 3, 3, 3) here, conv.bias' in message
+    assert '\n' not in message
+
+
+def test_names_that_differ_tell_more_than_sizes(tmp_path):
+    state = network(width=8).state_dict()
+    message = misfit(tmp_path, dict(state_dict={**state, 'more': torch.zeros(1)}))
+    assert 'has no use for 1 keys (more)' in message and 'sizes' not in message
 
 
 def test_a_weight_that_is_no_tensor(tmp_path):

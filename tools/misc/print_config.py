@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config, DictAction
 
-from mmat.apis.launch import command_line
+from mmat.apis.launch import command_line, merge_options
 from mmat.utils.zoo import find_config
 
 
@@ -14,8 +14,7 @@ def main():
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
     config = Config.fromfile(find_config(args.config))
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+    merge_options(config, args.cfg_options)
     print(config.pretty_text)
 
 

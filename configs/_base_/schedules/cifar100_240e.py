@@ -5,3 +5,6 @@ param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[150, 180, 
 train_cfg = dict(by_epoch=True, max_epochs=240, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
+
+# The batch that the rate is for: with --auto-scale-lr it follows another.
+auto_scale_lr = dict(base_batch_size=64)

@@ -6,3 +6,6 @@ param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[30, 45], g
 train_cfg = dict(by_epoch=True, max_epochs=60, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
+
+# The batch that the rate is for: with --auto-scale-lr it follows another.
+auto_scale_lr = dict(base_batch_size=64)

@@ -6,5 +6,5 @@ train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# 8 GPUs x 32; with auto_scale_lr.enable=True the rate follows another number of them.
+# The batch that the rate is for, 8 GPUs x 32: with --auto-scale-lr it follows another.
 auto_scale_lr = dict(base_batch_size=256)

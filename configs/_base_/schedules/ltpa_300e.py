@@ -5,3 +5,6 @@ param_scheduler = dict(type='StepLR', by_epoch=True, step_size=25, gamma=0.5)
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
+
+# The batch that the rate is for: with --auto-scale-lr it follows another.
+auto_scale_lr = dict(base_batch_size=128)

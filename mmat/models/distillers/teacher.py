@@ -41,6 +41,11 @@ class Teacher:
             name = model if isinstance(model, str) else model.get('type', 'a model config')
             raise ValueError(f'the teacher ({name}) has no checkpoint: give teacher=dict(model=..., checkpoint=...) a '
                              'file, a URL or a work directory')
+        if isinstance(model, dict) and _timm_has_weights(model):
+            if not (model.get('data_preprocessor') or {}).get('mean'):
+                raise ValueError(f'the teacher ({model.get("model_name")}) has no data_preprocessor with mean and std: '
+                                 "timm's networks are trained on normalised images; timm.get_pretrained_cfg(NAME) has "
+                                 'both on a scale of 1, here it is 255')
         self.model = model
         self.checkpoint = checkpoint
         self._architecture = model if isinstance(model, nn.Module) else None
@@ -56,6 +61,16 @@ class Teacher:
     @property
     def built(self) -> bool:
         return self._network is not None
+
+    def check_checkpoint(self) -> None:
+        """Raise FileNotFoundError where the checkpoint is not there; the message says how to make or name one."""
+        try:
+            if self.checkpoint is not None:
+                find_checkpoint(self.checkpoint)
+        except FileNotFoundError as error:
+            config = f' (python tools/train.py {self.model})' if isinstance(self.model, str) else ''
+            raise FileNotFoundError(f'the teacher has no weights: {error}. Train it first{config}, or name its file: '
+                                    '--cfg-options model.teacher.checkpoint=PATH') from None
 
     @property
     def architecture(self) -> nn.Module:
@@ -75,16 +90,13 @@ class Teacher:
             ValueError: Its checkpoint cannot be read or is another network's.
         """
         if self._network is None:
-            if self.checkpoint is not None:
-                try:
-                    find_checkpoint(self.checkpoint)
-                except FileNotFoundError as error:
-                    config = f' (python tools/train.py {self.model})' if isinstance(self.model, str) else ''
-                    raise FileNotFoundError(f'the teacher has no weights: {error}. Train it first{config}, or name '
-                                            'its file: --cfg-options model.teacher.checkpoint=PATH') from None
+            self.check_checkpoint()
             network = self.architecture
             if self.checkpoint is not None:
-                load_weights(network, self.checkpoint)
+                try:
+                    load_weights(network, self.checkpoint)
+                except ValueError as error:
+                    raise ValueError(f"the teacher's {error}") from error
             elif not isinstance(self.model, nn.Module):
                 with preserve_rng_state():
                     network = self._architecture = build_network(self.model)
