@@ -61,8 +61,9 @@ def _check_device(device: Union[str, torch.device]) -> None:
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"there is no device {str(device)!r} here ({str(error).splitlines()[0]}); 'cpu' there always is, "
-                         f"and there {'is' if torch.cuda.is_available() else 'is no'} 'cuda'") from error
+        there = "'cpu' and 'cuda'" if torch.cuda.is_available() else "'cpu'"
+        raise ValueError(f'there is no device {str(device)!r} here, but {there} '
+                         f'({str(error).splitlines()[0]})') from error
 
 
 def load_pretrained(network: nn.Module, pretrained: Union[str, os.PathLike]) -> None:
