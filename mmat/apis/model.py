@@ -36,8 +36,8 @@ def get_model(model: Union[str, os.PathLike, Config],
     Raises:
         FileNotFoundError: No such name, config or checkpoint; the message names the closest.
         OSError: Weights that cannot be downloaded.
-        ValueError: A device that is not there; ``pretrained=True`` and the zoo has no weights, or a checkpoint that does not fit, or is not the
-            one that was published under its name.
+        ValueError: A device that is not there; ``pretrained=True`` and the zoo has no weights, or a checkpoint that
+            does not fit, or is not the one that was published under its name.
     """
     if isinstance(model, os.PathLike):
         model = os.fspath(model)
