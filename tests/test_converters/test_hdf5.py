@@ -76,5 +76,5 @@ def test_what_cannot_be_read(tmp_path):
 
 def test_without_h5py(monkeypatch):
     monkeypatch.setitem(sys.modules, 'h5py', None)
-    with pytest.raises(ImportError, match=r"pip install 'mmat\[converters\]'"):
+    with pytest.raises(ImportError, match='pip install h5py'):
         read_hickle('a.hkl')
