@@ -311,6 +311,7 @@ def other_network(tmp_path_factory):
     (DISTILLATION, 'model.teacher.checkpoint=absent/epoch_1.pth',
      "no checkpoint at 'absent/epoch_1.pth'.*--cfg-options model.teacher.checkpoint=PATH"),
     (DISTILLATION, 'model.teacher.checkpoint=OTHER', 'epoch_1.pth.*does not fit ImageClassifier'),
+    (DISTILLATION, 'model.student.head.num_classes=5', r'\(LinearClsHead\) has 5 classes, .*\(Digits\) has 10'),
     (DISTILLATION, 'model.at_heads.0.form=papers', "'code', 'paper'.*got 'papers'"),
 ])
 def test_a_mistake_stops_training_with_one_line(config, option, message, tool, teacher, other_network):

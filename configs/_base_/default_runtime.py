@@ -9,6 +9,8 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # BN's running statistics are made equal among processes before they are saved.
     sync_buffers=dict(type='SyncBuffersHook'),
+    # Refuses a network and a dataset that disagree on the number of classes.
+    class_count=dict(type='mmat.ClassCountHook'),
     # Readies and validates the teacher, moves the heads' weights along their schedules; nothing in a plain run.
     distillation=dict(type='mmat.DistillationHook'),
 )

@@ -1,7 +1,8 @@
 from .file_backend import AtomicBackend
-from .hooks import AttentionVisualizationHook, CheckpointHook, DistillationHook
+from .hooks import AttentionVisualizationHook, CheckpointHook, ClassCountHook, DistillationHook
 from .optim_wrapper import AutocastOptimWrapper
 
 __all__ = [
-    'AtomicBackend', 'AttentionVisualizationHook', 'AutocastOptimWrapper', 'CheckpointHook', 'DistillationHook'
+    'AtomicBackend', 'AttentionVisualizationHook', 'AutocastOptimWrapper', 'CheckpointHook', 'ClassCountHook',
+    'DistillationHook'
 ]

@@ -1,5 +1,6 @@
 from .attention_visualization_hook import AttentionVisualizationHook
 from .checkpoint_hook import CheckpointHook
+from .class_count_hook import ClassCountHook
 from .distillation_hook import DistillationHook
 
-__all__ = ['AttentionVisualizationHook', 'CheckpointHook', 'DistillationHook']
+__all__ = ['AttentionVisualizationHook', 'CheckpointHook', 'ClassCountHook', 'DistillationHook']
