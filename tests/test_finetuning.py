@@ -1,30 +1,23 @@
 """Fine-tuning with attention transfer (the paper's Table 4): a training step of the configs against plain PyTorch."""
-import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS
 from PIL import Image
+from zoo_table import CONFIGS, config_of
 
 from mmat.datasets import BatchedSamples
 from mmat.models import build_network
 from mmat.utils.checkpoint import load_state
 
-CONFIGS = {path.stem: path for path in Path(__file__).parents[1].glob('configs/*/resnet*_1xb64_[ci]*[b7].py')}
 # Classes, and what the images are cut from.
 DATA = dict(cub=200, indoor67=67)
 ALONE = [f'resnet{depth}_1xb64_{data}' for depth in (18, 34) for data in DATA]
 TRANSFER = {f'resnet18_{method}-resnet34_1xb64_{data}': method for method in ('at', 'kd') for data in DATA}
-
-
-def read(name):
-    return Config.fromfile(CONFIGS[name])
 
 
 def random_resnet(depth, classes=1000):
@@ -56,7 +49,7 @@ def files(tmp_path_factory):
 
 def model_config(name, files):
     """The config's model, ResNet-18's weights and the teacher's from here."""
-    model = copy.deepcopy(read(name).model)
+    model = config_of(name).model
     if name not in ALONE[2:]:
         model.get('student', model).backbone.init_cfg.checkpoint = files['18']
     if 'teacher' in model:
@@ -73,7 +66,7 @@ def test_every_cell_of_the_papers_table_has_a_config():
 
 @pytest.mark.parametrize('name', ALONE)
 def test_networks_are_from_imagenet_and_their_recipe(name):
-    config, depth, data = read(name), int(name[6:8]), name.split('_')[-1]
+    config, depth, data = config_of(name), int(name[6:8]), name.split('_')[-1]
     file = {18: 'resnet18_8xb32_in1k_20210831-fbbb1da6.pth', 34: 'resnet34_8xb32_in1k_20210831-f257d4e6.pth'}[depth]
     assert config.model.backbone.depth == depth and config.model.head.num_classes == DATA[data]
     assert config.model.backbone.init_cfg == dict(
@@ -94,8 +87,8 @@ def test_networks_are_from_imagenet_and_their_recipe(name):
 
 @pytest.mark.parametrize('name', TRANSFER)
 def test_transfer_is_the_students_config_and_the_heads(name):
-    config, data = read(name), name.split('_')[-1]
-    student = read(f'resnet18_1xb64_{data}')
+    config, data = config_of(name), name.split('_')[-1]
+    student = config_of(f'resnet18_1xb64_{data}')
     heads = dict(at=dict(type='mmat.ActivationATHead', pairs=[(2, 2), (3, 3)], weight=1000),
                  kd=dict(type='mmat.SoftTargetHead', T=4, alpha=0.9))
     assert config.model == dict(
@@ -139,7 +132,7 @@ def reference_loss(method, student, teacher, images, labels):
     'resnet18_1xb64_cub', 'resnet18_at-resnet34_1xb64_cub', 'resnet18_kd-resnet34_1xb64_indoor67'])
 def test_steps_equal_plain_pytorch(name, files):
     method, data = TRANSFER.get(name), name.split('_')[-1]
-    config = read(name)
+    config = config_of(name)
     torch.manual_seed(1)
     model = MODELS.build(model_config(name, files))
     model.init_weights()
@@ -183,7 +176,7 @@ def test_steps_equal_plain_pytorch(name, files):
         assert torch.allclose(end[key].double(), value.double(), rtol=1e-7, atol=1e-9), key
     assert all(torch.equal(end[f'backbone.{key}'], begin[f'backbone.{key}']) for key in frozen)
     # What is saved is a ResNet-18 and nothing more.
-    load_state(build_network(read(f'resnet18_1xb64_{data}').model), end, 'the student')
+    load_state(build_network(config_of(f'resnet18_1xb64_{data}').model), end, 'the student')
 
 
 @pytest.mark.parametrize('name', [
@@ -221,7 +214,7 @@ def folders(tmp_path):
 
 def seen(name, folders, which, count=1):
     """What a network sees of that image, as values of its pixels again, (count, 3, 224, 224), RGB; and its label."""
-    config, data = read(name), name.split('_')[-1]
+    config, data = config_of(name), name.split('_')[-1]
     dataset = config[f'{which}_dataloader'].dataset
     if data == 'cub':
         (folders / 'cub/train_test_split.txt').write_text(f'1 {int(dataset.split == "train")}\n')

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
+from mmengine.registry import MODELS, TRANSFORMS
 from mmpretrain.apis.model import ModelHub
-from zoo_table import AT, CONFIGS, ENTRIES, cheaply, config_of, parts
+from zoo_table import AT, CONFIGS, ENTRIES, cheaply, config_of, learning_rates, parts, plain
 
 from mmat.models import ActivationATHead, build_network
 
@@ -72,19 +72,13 @@ def test_networks_are_mmpretrains(name):
     # And so is the recipe.
     config = config_of(name)
     for key in ('optim_wrapper', 'train_cfg', 'param_scheduler', 'auto_scale_lr'):
-        assert _plain(config[key]) == _plain(hub.config[key]), key
+        assert plain(config[key]) == plain(hub.config[key]), key
     assert config.train_dataloader.batch_size == hub.config.train_dataloader.batch_size == parts(name)[4]
     assert torch.equal(_statistics(config), _statistics(hub.config))
 
 
 def _shapes(model):
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _statistics(config):
@@ -115,14 +109,7 @@ def test_pictures_become_what_the_networks_were_trained_on(name):
 def test_the_authors_recipe():
     config = config_of('resnet18_at-resnet34_8xb32_in1k')
     assert config.optim_wrapper == dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    scheduler = PARAM_SCHEDULERS.build({**config.param_scheduler, 'optimizer': optimizer})
-    rates = []
-    for _ in range(config.train_cfg.max_epochs):
-        rates.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [1e-3] * 30 + [1e-4] * 10)
+    assert learning_rates(config) == pytest.approx([0.1] * 30 + [0.01] * 30 + [1e-3] * 30 + [1e-4] * 10)
 
 
 @pytest.mark.parametrize('name', TRANSFER)

@@ -1,9 +1,8 @@
 """The networks of "Learn to Pay Attention"."""
 import numpy as np
 import pytest
-import torch
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
-from zoo_table import CONFIGS, DATA, FAMILY, config_of, parts
+from mmengine.registry import MODELS, TRANSFORMS
+from zoo_table import CONFIGS, DATA, FAMILY, config_of, learning_rates, parts, plain
 
 # Learn to pay attention: levels whose local features are attended, and their widths.
 LEVELS = {'att': (2, ), 'att2': (1, 2), 'att3': (0, 1, 2)}
@@ -75,11 +74,6 @@ def test_the_name_of_a_network_with_learned_attention_tells_its_model(name):
         else:
             assert init_cfg is None
 
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(each) for key, each in value.items()}
-        return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
-
     assert plain(model) == plain(ltpa_model(student, DATA[data][1]))
     assert (gpus, config['train_dataloader']['batch_size']) == (1, batch)
 
@@ -120,14 +114,7 @@ def test_cub_is_fine_tuned_as_the_authors_do():
     config = config_of('vgg-att2-concat-pc_1xb128_cub')
     assert config.optim_wrapper == dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4))
     assert config.load_from == 'work_dirs/vgg-att2-concat-pc_1xb128_cifar100'
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    schedulers = [PARAM_SCHEDULERS.build({**scheduler, 'optimizer': optimizer}) for scheduler in config.param_scheduler]
-    rates = []
-    for _ in range(config.train_cfg.max_epochs):
-        rates.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        for scheduler in schedulers:
-            scheduler.step()
+    rates = learning_rates(config)
     expected = [0.1, 0.2, 0.4, *(0.4 / 2**step for step in range(1, 9))]
     assert rates[::30] == pytest.approx(expected) and len(rates) == 320
     for loader, split in (('train', 'train'), ('val', 'test'), ('test', 'test')):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import load
+from mmengine.registry import PARAM_SCHEDULERS
 from torch.overrides import TorchFunctionMode
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +78,28 @@ def data_of(name):
     data, classes, size = DATA[parts(name)[5]]
     # "Learn to Pay Attention" has its birds smaller.
     return data, classes, 80 if name == 'vgg-att2-concat-pc_1xb128_cub' else size
+
+
+def learning_rates(config):
+    """The rate of every epoch, of mmengine's schedulers by epoch."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config.optim_wrapper.optimizer.lr)
+    schedulers = config.param_scheduler if isinstance(config.param_scheduler, list) else [config.param_scheduler]
+    schedulers = [PARAM_SCHEDULERS.build({**scheduler, 'optimizer': optimizer}) for scheduler in schedulers]
+    assert all(scheduler.by_epoch for scheduler in schedulers)
+    rates = []
+    for _ in range(config.train_cfg.max_epochs):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return rates
+
+
+def plain(value):
+    """A config as dicts and lists, whatever kinds of these it has."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 class _NumbersOnCpu(TorchFunctionMode):

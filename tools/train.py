@@ -44,8 +44,8 @@ def main():
     if config.get('load_from') and '://' not in config.load_from:
         config.load_from = find_checkpoint(config.load_from)
     teacher = config.model.get('teacher')
-    if isinstance(teacher, dict) and 'type' not in teacher:
-        Teacher(**teacher).check_checkpoint()  # says so before all else
+    if teacher:
+        Teacher.of(teacher).check_checkpoint()  # says so before all else
     build_runner(config, fp32=args.fp32).train()
 
 

@@ -25,7 +25,7 @@ from mmat.models.attention_maps import as_attention
 from mmat.models.options import check_number
 from mmat.models.taps import Layer, check_layers, find_layer, gives_attention, tap
 from mmat.utils.zoo import list_models
-from mmat.visualization import render_attention_grid
+from mmat.visualization import render_attention_grid, short_names
 
 from .model import get_model, load_pretrained
 from .pictures import Source, distinct_names, list_pictures, read_picture
@@ -211,9 +211,7 @@ class AttentionInferencer(ImageClassificationInferencer):
             label = int(sample.pred_score.argmax())
             name = str(label) if self.classes is None else str(self.classes[label]).split(',')[0]
             title = f'{name if len(name) <= 20 else name[:19] + "…"}  {float(sample.pred_score[label]):.2f}'
-            maps = {layer.split('.', 1)[-1]: values[None] for layer, values in sample.attention.items()}
-            if len(maps) < len(sample.attention):
-                maps = {layer: values[None] for layer, values in sample.attention.items()}
+            maps = short_names({layer: values[None] for layer, values in sample.attention.items()})
             sample.visualization = render_attention_grid(images[index:index + 1], {title: maps})
             if files is not None:
                 content = io.BytesIO()

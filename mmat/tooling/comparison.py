@@ -11,8 +11,10 @@ from mmat.apis.pipeline import picture_pipeline
 from mmat.models import get_attention_maps
 from mmat.models.distillers import Teacher
 from mmat.models.taps import Layer
+from mmat.models.targets import class_names, label_names
+from mmat.visualization import short_names
 
-from .samples import build_dataset, class_names, label_names, read_batch, spread
+from .samples import build_dataset, read_batch, spread
 
 
 def pictures_from_files(config: Config, paths: Sequence[str]) -> Tuple[Tensor, List[str]]:
@@ -76,8 +78,7 @@ def compare_attention(networks: Dict[str, Tuple[nn.Module, Optional[Sequence[Lay
         turns = bool(getattr(network.data_preprocessor, 'to_rgb', False))
         turned = turns if turned is None else turned
         maps = get_attention_maps(network, images if turns == turned else images.flip(1), layers)
-        short = [layer.split('.', 1)[-1] for layer in maps]
-        attention[name] = dict(zip(short if len(set(short)) == len(short) else maps, maps.values()))
+        attention[name] = short_names(maps)
     return attention
 
 
@@ -94,8 +95,6 @@ def read_teacher(config: Config) -> Tuple[nn.Module, Optional[list], Optional[li
     teacher = config.model.get('teacher')
     if not teacher:
         raise ValueError('the config has no teacher: it is not of a distillation, or its heads need none')
-    # As mmat.Distiller reads it.
-    teacher = Teacher(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else Teacher(teacher)
     pairs = [pair for head in config.model.get('at_heads', ()) for pair in head.get('pairs') or ()]
     student_layers, teacher_layers = (list(dict.fromkeys(side)) for side in zip(*pairs)) if pairs else (None, None)
-    return teacher.network, student_layers, teacher_layers
+    return Teacher.of(teacher).network, student_layers, teacher_layers

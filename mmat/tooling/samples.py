@@ -1,5 +1,5 @@
 """Single images of a config's datasets."""
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from mmengine.registry import FUNCTIONS
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmat.models.targets import read_targets
 from mmat.registry import DATASETS
 
 PHASES = ('train', 'val', 'test')
@@ -31,11 +30,6 @@ def build_dataset(config: Config, phase: str) -> Dataset:
         others = [each for each in PHASES if config.get(f'{each}_dataloader')]
         raise ValueError(f'the config has no {phase}_dataloader; it has those of {", ".join(others) or "no phase"}')
     return DATASETS.build(loader['dataset'])
-
-
-def class_names(dataset: Dataset) -> Optional[Sequence[str]]:
-    """Names of the classes, by label; None of a dataset that does not know them."""
-    return (getattr(dataset, 'metainfo', None) or {}).get('classes')
 
 
 def spread(count: int, length: int) -> List[int]:
@@ -93,13 +87,3 @@ def stored_in_rgb(stored: np.ndarray, preprocessor: nn.Module) -> np.ndarray:
     if picture.shape[-1] != 3:
         return np.repeat(picture[..., :1], 3, axis=-1)
     return picture[..., ::-1] if getattr(preprocessor, 'to_rgb', False) else picture
-
-
-def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:
-    """The class of each image of a batch, in words where there are some; empty where there are no labels."""
-    try:
-        targets = read_targets(batch['data_samples'])
-    except (KeyError, ValueError):
-        return []
-    labels = targets if targets.dim() == 1 else targets.argmax(1)
-    return [classes[label] if classes else str(int(label)) for label in labels]

@@ -1,3 +1,3 @@
-from .attention_grid import draw_attention_grid, render_attention_grid
+from .attention_grid import draw_attention_grid, render_attention_grid, short_names
 
-__all__ = ['draw_attention_grid', 'render_attention_grid']
+__all__ = ['draw_attention_grid', 'render_attention_grid', 'short_names']

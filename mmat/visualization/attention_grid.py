@@ -37,6 +37,12 @@ def render_attention_grid(images: Tensor,
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def short_names(attention: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Layers as the tops of columns call them: ``group0`` for ``backbone.group0``, where that is not another's too."""
+    short = [layer.split('.', 1)[-1] for layer in attention]
+    return dict(zip(short if len(set(short)) == len(short) else attention, attention.values()))
+
+
 def _attention_figure(images: Tensor, attention: Dict[str, Dict[str, Tensor]], titles: Sequence[str], caption: str):
     # The Agg canvas alone: no display, and pyplot's global state stays as the caller has it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

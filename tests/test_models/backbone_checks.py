@@ -3,9 +3,39 @@ import math
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmengine.model import convert_sync_batchnorm
+from mmengine.registry import DefaultScope
 
+from mmat.datasets import BatchedSamples
 from mmat.models.taps import find_layer, tap
+from mmat.registry import MODELS
+
+
+def assert_classifies(scope, stages, channels, silent=(), **backbone):
+    """As the backbone of a classifier it trains, every weight of it but ``silent`` ones, and its stages can be read."""
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(dict(
+            type='mmpretrain.ImageClassifier',
+            data_preprocessor=dict(type='mmat.BatchPreprocessor', mean=[0.] * 3, std=[1.] * 3),
+            backbone=backbone,
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(type='mmat.LinearClsHead', num_classes=10, in_channels=channels)))
+    model.init_weights()
+    x = torch.randn(2, 3, 16, 16)
+    paths = [find_layer(model, i) for i in range(stages)]
+    # Nothing overwrites a tap in place.
+    with tap(model.train(), paths) as taps:
+        model(x, BatchedSamples(torch.tensor([3, 7])), mode='loss')['loss'].backward()
+    assert list(taps) == paths
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert name.endswith(tuple(silent)) or parameter.grad.abs().sum() > 0, name
+    model.eval()
+    with torch.no_grad():
+        features = model.backbone(x)[-1].mean((2, 3))
+        torch.testing.assert_close(model(x), F.linear(features, model.head.fc.weight, model.head.fc.bias))
+
 
 # Networks to compare
 

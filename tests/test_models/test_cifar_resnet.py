@@ -4,10 +4,16 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from backbone_checks import assert_follows_the_seed, assert_normal, assert_same, close, lively, tensors
-from mmengine.registry import DefaultScope
+from backbone_checks import (
+    assert_classifies,
+    assert_follows_the_seed,
+    assert_normal,
+    assert_same,
+    close,
+    lively,
+    tensors,
+)
 
-from mmat.datasets import BatchedSamples
 from mmat.models import CIFARResNet
 from mmat.models.taps import find_layer, tap
 from mmat.registry import MODELS
@@ -192,26 +198,7 @@ def test_initialisation_follows_the_seed():
 
 @pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain', 'mmat'])
 def test_classifier(scope):
-    with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(dict(
-            type='mmpretrain.ImageClassifier',
-            data_preprocessor=dict(type='mmat.BatchPreprocessor', mean=[0.] * 3, std=[1.] * 3),
-            backbone=dict(type='mmat.CIFARResNet', depth=8, stem_channels=5, base_channels=4),
-            neck=dict(type='mmpretrain.GlobalAveragePooling'),
-            head=dict(type='mmat.LinearClsHead', num_classes=10, in_channels=16)))
-    model.init_weights()
-    x = torch.randn(2, 3, 16, 16)
-    paths = [find_layer(model, i) for i in range(3)]
-    # Nothing overwrites a tap in place.
-    with tap(model.train(), paths) as taps:
-        model(x, BatchedSamples(torch.tensor([3, 7])), mode='loss')['loss'].backward()
-    assert list(taps) == paths
-    for name, parameter in model.named_parameters():
-        assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, name
-    model.eval()
-    with torch.no_grad():
-        features = model.backbone(x)[-1].mean((2, 3))
-        torch.testing.assert_close(model(x), F.linear(features, model.head.fc.weight, model.head.fc.bias))
+    assert_classifies(scope, 3, 16, type='mmat.CIFARResNet', depth=8, stem_channels=5, base_channels=4)
 
 
 def test_mmpretrains_options_reach_it():

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mmat.apis import command_line
 from mmat.models import build_network
-from mmat.models.targets import read_targets
+from mmat.models.targets import class_names, read_targets
 from mmat.tooling.arguments import add_config_arguments, read_config, write_figure, write_json, write_picture
 from mmat.tooling.predictions import most_certain, read_predictions
-from mmat.tooling.samples import build_dataset, class_names, read_batch, stored_in_rgb
+from mmat.tooling.samples import build_dataset, read_batch, stored_in_rgb
 from mmat.visualization.picture_grid import draw_picture_grid
 
 

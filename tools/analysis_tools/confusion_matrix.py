@@ -6,9 +6,10 @@ import matplotlib
 from mmpretrain.evaluation import ConfusionMatrix
 
 from mmat.apis import command_line
+from mmat.models.targets import class_names
 from mmat.tooling.arguments import PICTURES, add_config_arguments, check_suffix, read_config, write_figure, write_json
 from mmat.tooling.predictions import measure_confusion, most_confused
-from mmat.tooling.samples import build_dataset, class_names
+from mmat.tooling.samples import build_dataset
 
 
 def parse_args():

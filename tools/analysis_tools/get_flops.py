@@ -46,7 +46,7 @@ def main():
 def report_teacher(teacher, student: Complexity, height: int, width: int) -> None:
     try:
         # As mmat.Distiller reads it. Its weights may be missing.
-        teacher = Teacher(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else Teacher(teacher)
+        teacher = Teacher.of(teacher)
         complexity = measure_complexity(teacher.architecture, height, width)
     except (ValueError, FileNotFoundError) as error:
         print(f'The teacher is not counted: {error}')

@@ -8,6 +8,7 @@ from mmengine.runner import set_random_seed
 from mmat.apis import command_line
 from mmat.models import build_network
 from mmat.models.seen import as_seen
+from mmat.models.targets import class_names, label_names
 from mmat.tooling import samples
 from mmat.tooling.arguments import add_config_arguments, read_config, write_figure, write_picture
 from mmat.visualization.picture_grid import draw_picture_grid
@@ -44,7 +45,7 @@ def main():
     set_random_seed(args.seed)
     batch, stored = samples.read_batch(config, args.phase, dataset, indices)
     # Before the preprocessor mixes them.
-    names = samples.label_names(batch, samples.class_names(dataset)) or [''] * len(indices)
+    names = label_names(batch, class_names(dataset)) or [''] * len(indices)
     pictures = {}
     if args.mode != 'transformed':
         pictures['original'] = [samples.stored_in_rgb(picture, preprocessor) for picture in stored]

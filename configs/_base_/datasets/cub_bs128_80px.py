@@ -1,8 +1,6 @@
-# Birds cut out by their bounding boxes, 80 x 80 pixels, flips only.
-data_preprocessor = dict(
-    type='mmpretrain.ClsDataPreprocessor', num_classes=200, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-    to_rgb=True)
+_base_ = './cub_bs64_224px.py'
 
+# Birds cut out by their bounding boxes, 80 x 80 pixels, flips only.
 train_pipeline = [
     dict(type='mmpretrain.LoadImageFromFile'),
     dict(type='mmat.CropBoundingBox'),
@@ -17,20 +15,6 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
-# The workers are new in every epoch: a run that is resumed draws the flips that it would have drawn.
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=4,
-    dataset=dict(type='mmat.CUB', data_root='data/CUB_200_2011', split='train', pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    drop_last=True)
-val_dataloader = dict(
-    batch_size=128,
-    num_workers=4,
-    dataset=dict(type='mmat.CUB', data_root='data/CUB_200_2011', split='test', pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    persistent_workers=True)
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, ))
-
+train_dataloader = dict(batch_size=128, drop_last=True, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=128, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-test_evaluator = val_evaluator

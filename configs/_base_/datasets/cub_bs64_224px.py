@@ -1,8 +1,8 @@
+_base_ = './imagenet_bs32.py'
+
 # Birds cut out by their bounding boxes, the shorter side at 256 pixels, and of that 224 x 224: at random in training,
-# the middle in tests. Resized by Pillow, as the networks' ImageNet images were.
-data_preprocessor = dict(
-    type='mmpretrain.ClsDataPreprocessor', num_classes=200, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-    to_rgb=True)
+# the middle in tests. Normalised, and resized by Pillow, as the networks' ImageNet images were.
+data_preprocessor = dict(num_classes=200)
 
 train_pipeline = [
     dict(type='mmat.LoadImage'),
@@ -20,19 +20,15 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
-# The workers are new in every epoch: a run that is resumed draws the crops that it would have drawn.
 train_dataloader = dict(
     batch_size=64,
     num_workers=4,
-    dataset=dict(type='mmat.CUB', data_root='data/CUB_200_2011', split='train', pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True))
+    dataset=dict(type='mmat.CUB', data_root='data/CUB_200_2011', pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=64,
     num_workers=4,
-    dataset=dict(type='mmat.CUB', data_root='data/CUB_200_2011', split='test', pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    persistent_workers=True)
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, ))
+    dataset=dict(type='mmat.CUB', data_root='data/CUB_200_2011', split='test', pipeline=test_pipeline))
+val_evaluator = dict(topk=(1, ))
 
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

@@ -12,11 +12,11 @@ from mmat.models.options import check_number
 from mmat.models.probe import evaluating
 from mmat.models.seen import as_seen
 from mmat.models.taps import Layer, check_layers, find_layer
-from mmat.models.targets import read_targets
+from mmat.models.targets import class_names, label_names
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import preserve_rng_state
-from mmat.visualization import render_attention_grid
+from mmat.visualization import render_attention_grid, short_names
 
 
 @HOOKS.register_module()
@@ -92,14 +92,8 @@ class AttentionVisualizationHook(Hook):
                                   [dataset[index] for index in indices])
         if not isinstance(batch['inputs'], Tensor):
             batch['inputs'] = torch.stack(list(batch['inputs']))
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        try:
-            targets = read_targets(batch['data_samples'])
-        except (KeyError, ValueError):
-            classes = None
-        if not classes:
-            return batch['inputs'], ()
-        return batch['inputs'], [classes[target] for target in (targets if targets.dim() == 1 else targets.argmax(1))]
+        classes = class_names(dataset)
+        return batch['inputs'], label_names(batch, classes) if classes else ()
 
     @master_only
     def _draw(self, runner, step: int) -> None:
@@ -116,13 +110,7 @@ class AttentionVisualizationHook(Hook):
             if teacher is not None:
                 networks['teacher'] = (teacher.network, None)
         return {
-            name: _shorten({layer: maps.cpu() for layer, maps in
-                            get_attention_maps(network, self._batch, layers).items()})
+            name: short_names({layer: maps.cpu() for layer, maps in
+                               get_attention_maps(network, self._batch, layers).items()})
             for name, (network, layers) in networks.items()
         }
-
-
-def _shorten(attention: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Paths for the tops of columns: ``group0`` for ``backbone.group0``, where that is not another's too."""
-    short = [layer.split('.', 1)[-1] for layer in attention]
-    return dict(zip(short if len(set(short)) == len(short) else attention, attention.values()))

@@ -2,6 +2,7 @@
 from mmengine.hooks import Hook
 
 from mmat.models import Distiller
+from mmat.models.targets import class_names
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import unwrap
 
@@ -35,7 +36,7 @@ def _check(runner, loader, name: str) -> None:
     # mmpretrain's VGG has its classifier in its backbone.
     owner = next((part for part in (getattr(model, 'head', None), getattr(model, 'backbone', None))
                   if getattr(part, 'num_classes', None)), None)
-    classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+    classes = class_names(loader.dataset)
     if owner is not None and classes and owner.num_classes != len(classes):
         raise ValueError(f'the network ({type(owner).__name__}) has {owner.num_classes} classes, but the dataset of '
                          f'{name} ({type(loader.dataset).__name__}) has {len(classes)}: num_classes must be '

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 
 from mmat.models import Distiller
+from mmat.models.targets import class_names
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import preserve_rng_state
@@ -70,7 +71,7 @@ class DistillationHook(Hook):
         text = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
         runner.logger.info(f'Teacher {teacher.checkpoint or "as given"} on the validation set: {text} '
                            f'({time.perf_counter() - start:.1f} s)')
-        classes = (getattr(dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        classes = class_names(dataloader.dataset)
         accuracy = metrics.get('accuracy/top1')
         if classes and accuracy is not None:
             chance = 100 / len(classes)

@@ -88,8 +88,7 @@ class Distiller(BaseModel):
         # Not a module, so not a child: see Teacher.
         self.teacher = None
         if teacher is not None:
-            self.teacher = (Teacher(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else
-                            Teacher(teacher))
+            self.teacher = Teacher.of(teacher)
         elif self.needs_teacher:
             raise ValueError(f'{[head.name for head in self.at_heads if head.needs_teacher]} read a teacher, but the '
                              'distiller has none: give teacher=dict(model=..., checkpoint=...)')

@@ -54,6 +54,11 @@ class Teacher:
         self._applied = []
         self._renormalization = _UNKNOWN
 
+    @classmethod
+    def of(cls, teacher: Union[dict, str, nn.Module]) -> 'Teacher':
+        """The teacher that a distiller's config names: arguments of this class, or its ``model`` alone."""
+        return cls(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else cls(teacher)
+
     def __deepcopy__(self, memo):
         # An EMA copy of the distiller shares its teacher: it is frozen, and large.
         return self
