@@ -1,38 +1,45 @@
 #!/usr/bin/env python
-"""Train every run of a recipe, print its table of errors, and draw the attention maps.
+"""Train what a table needs, and report it.
 
-A run that is done is not done again, and one that was interrupted goes on from its last checkpoint.
+What is done is not done again, and what was interrupted goes on from its last checkpoint.
 """
 import argparse
-import os
 from pathlib import Path
 
-from mmengine.config import Config
-
 from mmat.apis.launch import command_line
-from mmat.apis.reproduce import draw, execute, plan, table
+from mmat.reproduce.pool import devices_of, execute
+from mmat.reproduce.progress import PlainProgress
+from mmat.reproduce.recipe import in_order, plan, read_recipe
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('recipe', help='such as recipes/at_digits.py')
-    parser.add_argument('--work-dir', help='default: work_dirs/<recipe name>')
-    parser.add_argument('--seeds', type=int, metavar='N', help='only the first N seeds of each row')
-    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time; default: one for each core')
+    parser.add_argument('--seeds', type=int, metavar='N', help="seeds of each cell; default: the recipe's")
+    parser.add_argument('--only', nargs='+', default=(), metavar='NAME',
+                        help="names of configs, such as 'wrn16-1_*'; their teachers are trained too")
+    parser.add_argument('--epochs-scale', type=float, default=1., metavar='X',
+                        help='train X times as long, schedules scaled alike; the report says so')
+    parser.add_argument('--work-dir', help='default: work_dirs/<recipe name>, and _x<scale> where epochs are scaled')
+    parser.add_argument('--jobs', type=int, help='trainings at a time; default: one for each GPU, or core')
+    parser.add_argument('--gpus', type=int, nargs='+', metavar='N', help='numbers of the GPUs to use; default: all')
+    parser.add_argument('--gpus-per-run', type=int, metavar='N',
+                        help="processes that share a training and its batch; default: the recipe's")
+    parser.add_argument('--dry-run', action='store_true', help='tell what would be trained, and train nothing')
     args = parser.parse_args()
 
-    if not Path(args.recipe).is_file():
-        recipes = ', '.join(str(path) for path in sorted(Path(__file__).parents[1].glob('recipes/*.py')))
-        raise FileNotFoundError(f'no recipe {args.recipe!r}; there are {recipes}')
-    recipe = Config.fromfile(args.recipe)
-    work_dir = Path(args.work_dir or Path('work_dirs') / Path(args.recipe).stem)
-    runs = plan(recipe, work_dir, args.seeds)
-    print(f'{recipe.title}: {len(runs)} runs, {args.jobs} at a time, in {work_dir}', flush=True)
-    execute(runs, args.jobs, report=lambda line: print(line, flush=True))
-    text = table(recipe, runs)
-    (work_dir / 'table.md').write_text(text)
-    draw(recipe, runs, work_dir / 'attention.png')
-    print(f'\n{text}\n{recipe.note}\n\nTable: {work_dir / "table.md"}\nAttention maps: {work_dir / "attention.png"}')
+    recipe = read_recipe(args.recipe)
+    suffix = f'_x{args.epochs_scale:g}' if args.epochs_scale != 1 else ''
+    work_dir = Path(args.work_dir or Path('work_dirs') / (Path(args.recipe).stem + suffix))
+    processes = args.gpus_per_run or recipe.gpus_per_run
+    plans = plan(recipe, work_dir, args.seeds, args.only, args.epochs_scale, processes)
+    runs = in_order(plans)
+    if args.dry_run:
+        for run in runs:
+            print(' '.join(run.command()))
+        return 0
+    states = execute(runs, devices_of(args.jobs, args.gpus, processes), PlainProgress())
+    return int(any(state != 'done' for state in states.values()))
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
-"""Files that are whole or not there."""
-import os
+"""mmengine's files, whole or not there."""
 from pathlib import Path
 from typing import Union
 
 from mmengine.fileio import LocalBackend, register_backend
+
+from mmat.utils.files import write_whole
 
 
 class AtomicBackend(LocalBackend):
@@ -13,17 +14,7 @@ class AtomicBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-        filepath = Path(filepath)
-        filepath.parent.mkdir(parents=True, exist_ok=True)
-        part = filepath.with_name(f'.{filepath.name}.{os.getpid()}.part')
-        try:
-            with open(part, 'wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, filepath)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(filepath, obj)
 
 
 register_backend('mmat.atomic', AtomicBackend, force=True)

@@ -129,7 +129,7 @@ def fetch_weights(path: Union[str, Path]) -> str:
     if url:
         path = _download(url)
     expected = _published_hash(path)
-    if expected and not _sha256(path).startswith(expected):
+    if expected and not sha256_of(path).startswith(expected):
         advice = f'; delete it, and it is downloaded from {url} again' if url else ': fetch it again'
         raise ValueError(f'{path!r} is not the file that was published under its name (its SHA-256 does not begin with '
                          f'{expected}), or only a part of it{advice}')
@@ -142,7 +142,8 @@ def _published_hash(path: str) -> Optional[str]:
     return found[1] if found and not found[1].isdigit() else None
 
 
-def _sha256(path: str) -> str:
+def sha256_of(path: Union[str, Path]) -> str:
+    """The hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):

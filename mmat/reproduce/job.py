@@ -1,0 +1,117 @@
+"""Carrying out one training of a table, wherever it runs: ``python -m mmat.reproduce.job WORK_DIR``."""
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Optional
+
+from mmat.utils.zoo import sha256_of
+
+from .provenance import describe_code, describe_hardware, describe_precision
+from .run import Run, open_run, read_json, write_json
+
+
+def carry_out(run: Run, parent: Optional[int] = None) -> int:
+    """Train what is left of a run, and write down what came out: ``result.json``, or ``failure.json``.
+
+    Args:
+        run (Run): The run; where it is done, nothing happens.
+        parent (int, optional): Process without which the training is stopped. Defaults to None: it goes on.
+
+    Returns:
+        int: 0, or the exit status of the training.
+
+    Raises:
+        RuntimeError: Another process has the run.
+    """
+    with run.lock() as descriptor:
+        if descriptor is None:
+            raise RuntimeError(f'{run.label} is running in another process; {str(run.work_dir / "lock")!r} is held')
+        if run.result:
+            return 0
+        (run.work_dir / 'failure.json').unlink(missing_ok=True)
+        _note_attempt(run)
+        # Whoever inherits the descriptor holds the run, also after this process was killed.
+        status = _call(run, run.command(), parent, descriptor)
+        if status == 0:
+            status = measure(run, parent, descriptor)
+        if status > 0:
+            end = (run.work_dir / 'train.log').read_text(errors='replace').splitlines()[-15:]
+            write_json(run.work_dir / 'failure.json', dict(status=status, log=end))
+        return status
+
+
+def measure(run: Run, parent: Optional[int] = None, descriptor: int = -1) -> int:
+    """Write down what a trained run came to, and where that is from; from here on it is done.
+
+    Returns:
+        int: 0, or the exit status of the test.
+    """
+    line = ([{}] + run.progress())[-1]
+    metrics = {key: value for key, value in line.items() if '/' in key}
+    if not metrics or line.get('step') != run.epochs:
+        # Killed between the last checkpoint and its validation.
+        status = _call(run, run.command('test'), parent, descriptor)
+        if status:
+            return status
+        metrics = read_json(run.work_dir / 'test.json')
+    record = _end_attempt(run, time.time())
+    write_json(run.work_dir / 'run.json', record)
+    # The pointer has the path as the training saw it.
+    checkpoint = run.work_dir / Path((run.work_dir / 'last_checkpoint').read_text().strip()).name
+    write_json(run.work_dir / 'result.json', dict(
+        metrics=metrics, epochs=run.epochs, checkpoint=checkpoint.name, checkpoint_sha256=sha256_of(checkpoint),
+        teacher_sha256=run.teacher and run.teacher.result['checkpoint_sha256'],
+        wall_time=round(sum(attempt['ended'] - attempt['started'] for attempt in record['attempts'])),
+        attempts=len(record['attempts']), date=time.strftime('%Y-%m-%d', time.gmtime()),
+        precision=describe_precision(run.work_dir), hardware=describe_hardware(run.processes), **describe_code()))
+    return 0
+
+
+def _note_attempt(run: Run) -> None:
+    record = _end_attempt(run)
+    record['attempts'].append(dict(started=time.time(), host=platform.node(), commit=describe_code()['commit']))
+    write_json(run.work_dir / 'run.json', record)
+
+
+def _end_attempt(run: Run, now: Optional[float] = None) -> dict:
+    """The record, where the last time that it was begun has an end: that of its log, where it was killed."""
+    record = run.record
+    log = run.work_dir / 'train.log'
+    for attempt in record['attempts'][-1:]:
+        attempt.setdefault('ended', now or max(attempt['started'], log.stat().st_mtime if log.is_file() else 0))
+    return record
+
+
+def _call(run: Run, command: list, parent: Optional[int], descriptor: int) -> int:
+    """Run a command to its end, its output in the log; stop it with this process, or with ``parent``."""
+    with open(run.work_dir / 'train.log', 'a') as log:
+        print('$', *command, file=log, flush=True)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                   pass_fds=[descriptor] if descriptor >= 0 else [])
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) if _in_main_thread() else None
+    try:
+        while True:
+            try:
+                return process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                if parent is not None and os.getppid() != parent:
+                    return -signal.SIGTERM
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _in_main_thread() -> bool:
+    import threading
+    return threading.current_thread() is threading.main_thread()
+
+
+if __name__ == '__main__':
+    sys.exit(carry_out(open_run(Path(sys.argv[1])), os.getppid()))

@@ -1,0 +1,105 @@
+"""Trainings side by side on this machine, each when its teacher is done."""
+import os
+import signal
+import subprocess
+import time
+from typing import Callable, Dict, List, Optional, Sequence
+
+from .run import Run
+
+# What a run can be, in the order of its life.
+WAITING, RUNNING, DONE, FAILED, BLOCKED = 'waiting', 'running', 'done', 'failed', 'blocked'
+
+
+def devices_of(jobs: Optional[int], gpus: Optional[Sequence[int]], processes: int = 1) -> List[dict]:
+    """What each of the trainings that run side by side may use.
+
+    Args:
+        jobs (int, optional): How many run at a time. Defaults to None: as many as there are GPUs for, on a machine
+            without them one for each core.
+        gpus (Sequence[int], optional): Numbers of the GPUs. Defaults to None: all.
+        processes (int): How many share a training. Defaults to 1.
+
+    Returns:
+        list[dict]: ``gpus``, or the ``cores`` of a machine without GPUs, for each.
+
+    Raises:
+        ValueError: There are fewer GPUs than a training needs, or ``jobs`` is not positive.
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f'--jobs must be at least 1, got {jobs}')
+    if gpus is None:
+        import torch
+        gpus = range(torch.cuda.device_count())
+    if gpus:
+        groups = [list(gpus[start:start + processes]) for start in range(0, len(gpus) - processes + 1, processes)]
+        if not groups:
+            raise ValueError(f'a training needs {processes} GPUs, and there are {len(gpus)}; see --gpus-per-run')
+        return [dict(gpus=groups[job % len(groups)]) for job in range(jobs or len(groups))]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
+    jobs = jobs or max(1, len(cores) // processes)
+    share = max(1, len(cores) // jobs)
+    return [dict(cores=[cores[(job * share + core) % len(cores)] for core in range(share)]) for job in range(jobs)]
+
+
+def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[Run, str]], None],
+            pause: float = 0.5) -> Dict[Run, str]:
+    """Train what is not done, as many at a time as there are devices.
+
+    A training that fails holds up its students only. Those that this process started end with it.
+
+    Args:
+        runs (Sequence[Run]): Teachers before their students, and seed by seed, in the order in which to begin them.
+        devices (Sequence[dict]): What each may use, see :func:`devices_of`.
+        watch (Callable): Called with the state of every run, again and again.
+        pause (float): Seconds between two looks. Defaults to 0.5.
+
+    Returns:
+        dict: Run -> what became of it: 'done', 'failed', or 'blocked' where its teacher failed.
+    """
+    running: Dict[Run, subprocess.Popen] = {}
+    free = list(devices)
+    taken: Dict[Run, dict] = {}
+    states = {run: DONE if run.result else RUNNING if run.is_running else WAITING for run in runs}
+    for run in runs:
+        if states[run] == WAITING:
+            run.prepare()
+    stop = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        watch(states)
+        while any(state in (WAITING, RUNNING) for state in states.values()):
+            for run in runs:
+                if states[run] == RUNNING:
+                    process = running.get(run)
+                    if process is not None and process.poll() is not None:
+                        del running[run]
+                        free.insert(0, taken.pop(run))
+                        states[run] = DONE if run.result else FAILED
+                    elif process is None and not run.is_running:
+                        # Begun by an earlier call of this tool, or beside it on another machine.
+                        states[run] = DONE if run.result else FAILED if run.failure else WAITING
+                elif states[run] == WAITING:
+                    teacher = states.get(run.teacher, DONE)
+                    if teacher in (FAILED, BLOCKED):
+                        states[run] = BLOCKED
+                    elif teacher == DONE and free:
+                        if run.is_running:
+                            states[run] = RUNNING
+                            continue
+                        taken[run] = free.pop(0)
+                        running[run] = run.start(taken[run])
+                        states[run] = RUNNING
+            watch(states)
+            time.sleep(pause)
+    finally:
+        for number, handler in stop.items():
+            signal.signal(number, handler)
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return states
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt

@@ -1,0 +1,175 @@
+"""What a table consists of, and the trainings behind it."""
+import re
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+from mmengine.config import Config
+
+from mmat.utils.zoo import find_config
+
+from .run import Run
+from .shorten import shorten
+
+_NEEDED = dict(title=str, seeds=(list, tuple), cells=(list, tuple), note=str)
+_OPTIONAL = dict(measure=str, gpus_per_run=int)
+_CELL = ('row', 'column', 'config', 'teacher', 'published', 'metric', 'seeds')
+
+
+def read_recipe(path: str) -> Config:
+    """Read the recipe of a table and hold it against what a recipe is.
+
+    A recipe is a Python file with
+
+    - ``title`` (str) and ``note`` (str, what a reader of the numbers must know);
+    - ``seeds`` (Sequence[int]): of each cell, whose median is reported;
+    - ``measure`` (str): 'error' (default), 100 minus the accuracy, or 'accuracy'; both in percent;
+    - ``gpus_per_run`` (int): processes that share a training. Defaults to 1;
+    - ``cells`` (Sequence[dict]): ``row``, ``column`` and ``config`` of each, and perhaps ``teacher`` (the config of the
+      teacher, trained with its first seed), ``published`` (the number in print), ``metric`` (default
+      'accuracy/top1') and ``seeds`` of its own. Several cells may be of one config; it is trained once.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        Config: With the defaults filled in.
+
+    Raises:
+        FileNotFoundError: There is no such recipe, or no such config.
+        ValueError: Something is missing, misspelt or contradicts a config.
+    """
+    if not Path(path).is_file():
+        there = [str(each) for each in sorted(Path(path).parent.glob('*.py'))] or [
+            str(each) for each in sorted(Path('recipes').glob('*.py'))]
+        close = get_close_matches(str(path), there, n=3, cutoff=0.3) or there
+        raise FileNotFoundError(f'no recipe {str(path)!r}' + (f'; there are {", ".join(close)}' if close else ''))
+    recipe = Config.fromfile(path)
+    missing = [key for key in _NEEDED if key not in recipe]
+    if missing:
+        raise ValueError(f'the recipe {path} lacks {", ".join(missing)}; recipes/at_digits.py shows what one has')
+    for key, kind in {**_NEEDED, **_OPTIONAL}.items():
+        if key in recipe and not isinstance(recipe[key], kind):
+            raise ValueError(f'{key} of the recipe {path} is {recipe[key]!r}')
+    recipe.measure = recipe.get('measure', 'error')
+    if recipe.measure not in ('error', 'accuracy'):
+        raise ValueError(f"measure of the recipe {path} is 'error' or 'accuracy', got {recipe.measure!r}")
+    recipe.gpus_per_run = recipe.get('gpus_per_run', 1)
+    if not recipe.seeds or not recipe.cells:
+        raise ValueError(f'the recipe {path} has no {"cells" if recipe.seeds else "seeds"}')
+    for cell in recipe.cells:
+        _check_cell(cell, path)
+        cell.metric = cell.get('metric', 'accuracy/top1')
+        cell.setdefault('published', None)
+    return recipe
+
+
+def _check_cell(cell: dict, path: str) -> None:
+    missing = [key for key in ('row', 'column', 'config') if key not in cell]
+    unknown = [key for key in cell if key not in _CELL]
+    if missing or unknown:
+        close = unknown and get_close_matches(unknown[0], _CELL, n=1, cutoff=0)
+        raise ValueError(f'the cell {dict(cell)} of the recipe {path} ' + (
+            f'lacks {", ".join(missing)}' if missing else f'has {unknown[0]!r}, which none has; did you mean {close}?'))
+    where = f'the cell {cell.row!r}, {cell.column!r} of the recipe {path}'
+    config = Config.fromfile(find_config(cell.config))
+    taught = (config.model.get('teacher') or {}).get('model')
+    teacher = cell.get('teacher')
+    if isinstance(taught, str) and (teacher is None or name_of(teacher) != name_of(taught)):
+        raise ValueError(f'{where} has the teacher {teacher!r}, and its config {cell.config} is taught by {taught!r}')
+    if teacher is not None and taught is None:
+        raise ValueError(f'{where} has the teacher {teacher!r}, and its config {cell.config} has none')
+
+
+def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequence[str] = (), scale: float = 1.,
+         processes: Optional[int] = None) -> Dict[str, List[Run]]:
+    """The trainings of a table: which there are, and which needs which.
+
+    Args:
+        recipe (Config): As :func:`read_recipe` gives it.
+        work_dir (Path): The table's folder; each training has ``<config>/seed<seed>`` in it.
+        seeds (int, optional): How many seeds of each cell; more than the recipe has go on counting. Defaults to None,
+            the recipe's.
+        only (Sequence[str]): Names of configs or rows, with shell-style wildcards; their teachers are added. Defaults
+            to all.
+        scale (float): Factor of the number of epochs, see :func:`~mmat.reproduce.shorten.shorten`. Defaults to 1.
+        processes (int, optional): Processes that share a training; the batch of each shrinks so that the whole batch
+            stays. Defaults to None, the recipe's ``gpus_per_run``.
+
+    Returns:
+        dict: Name of a config -> its runs by seed, in the order of the recipe but teachers first. Configs that ``only``
+        leaves out have none.
+
+    Raises:
+        ValueError: One of ``only`` matches nothing, or a batch cannot be shared among so many processes.
+    """
+    processes = processes or recipe.gpus_per_run
+    names = {name_of(cell.config): cell for cell in recipe.cells}
+    for pattern in only:
+        known = {*names, *(cell.row for cell in recipe.cells)}
+        if not any(fnmatch(name, pattern) for name in known):
+            close = get_close_matches(pattern, known, n=3, cutoff=0.2)
+            raise ValueError(f'--only {pattern!r} matches no config and no row of the recipe; the closest are '
+                             f'{", ".join(map(repr, close))}')
+    wanted = dict.fromkeys(name_of(cell.config) for cell in recipe.cells if not only or any(
+        fnmatch(name, pattern) for pattern in only for name in (name_of(cell.config), cell.row)))
+    runs: Dict[str, List[Run]] = {}
+
+    def add(config: str, numbers: Sequence[int], teacher: Optional[str], owner: dict) -> None:
+        name = name_of(config)
+        taught_by = None
+        if teacher is not None:
+            # As a cell of its own it may have seeds of its own, of which the first teaches.
+            cell = names.get(name_of(teacher), {})
+            add(teacher, seeds_of(recipe, cell, 1), cell.get('teacher'), cell or owner)
+            taught_by = runs[name_of(teacher)][0]
+        options = options_of(config, scale, processes)
+        epochs = options.get('train_cfg.max_epochs') or Config.fromfile(find_config(config)).train_cfg.max_epochs
+        known = runs.setdefault(name, [])
+        for seed in numbers:
+            if all(run.seed != seed for run in known):
+                known.append(Run(work_dir / name / f'seed{seed}', config=config, seed=seed, epochs=epochs,
+                                 options=options, teacher=taught_by, processes=processes))
+
+    for name in wanted:
+        cell = names[name]
+        add(cell.config, seeds_of(recipe, cell, seeds), cell.get('teacher'), cell)
+    return runs
+
+
+def in_order(runs: Dict[str, List[Run]]) -> List[Run]:
+    """The order in which to begin the trainings of :func:`plan`: seed by seed, teachers first.
+
+    A table that is half done then has something in each of its cells.
+    """
+    taught = {run.teacher for group in runs.values() for run in group}
+    everyone = [(index, run not in taught, run) for group in runs.values() for index, run in enumerate(group)]
+    return [run for *_, run in sorted(everyone, key=lambda each: each[:2])]
+
+
+def name_of(config: str) -> str:
+    """How a config is called in folders and tables: its file's name."""
+    return Path(find_config(config)).stem
+
+
+def seeds_of(recipe: Config, cell: dict, count: Optional[int] = None) -> List[int]:
+    """The seeds of a cell: so many of its own or the recipe's, which go on counting where there are fewer."""
+    numbers = list(cell.get('seeds') or recipe.seeds)
+    if count is None or cell.get('seeds'):
+        return numbers[:count]
+    return (numbers + [max(numbers) + 1 + index for index in range(count - len(numbers))])[:count]
+
+
+def options_of(config: str, scale: float, processes: int) -> dict:
+    """What a training differs in from its config, as ``--cfg-options``."""
+    content = Config.fromfile(find_config(config))
+    options = shorten(content, scale)
+    named = re.search(r'_(\d+)xb(\d+)_', Path(content.filename).stem)
+    planned = int(named[1]) if named else 1
+    if processes != planned:
+        whole = planned * content.train_dataloader.batch_size
+        if whole % processes:
+            raise ValueError(f'the batch of {config}, {whole}, cannot be shared among {processes} processes')
+        options['train_dataloader.batch_size'] = whole // processes
+    return options

@@ -1,0 +1,194 @@
+"""One training of a table. What is on disk is its state."""
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import List, Optional
+
+from mmat.utils.files import write_whole
+from mmat.utils.zoo import zoo_root
+
+
+@dataclass(eq=False)
+class Run:
+    """One training: a config with a seed, in a folder of its own.
+
+    In the folder lie ``run.json`` (what is to be trained, and every time that it was begun), ``lock`` (held by the
+    processes that train), ``train.log``, mmengine's own logs and checkpoints, and in the end ``result.json`` or
+    ``failure.json``.
+
+    Args:
+        work_dir (Path): The folder.
+        config (str): A name of the zoo or a file.
+        seed (int): The random seed.
+        epochs (int): How many the training has.
+        options (dict): Settings that differ from the config's, as ``--cfg-options``. Defaults to none.
+        teacher (Run, optional): The training whose last checkpoint teaches this one. Defaults to None.
+        processes (int): How many share the training. Defaults to 1.
+    """
+    work_dir: Path
+    config: str
+    seed: int
+    epochs: int
+    options: dict = field(default_factory=dict)
+    teacher: Optional['Run'] = None
+    processes: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name of the config."""
+        return self.work_dir.parent.name
+
+    @property
+    def label(self) -> str:
+        return f'{self.name}, seed {self.seed}'
+
+    # What is on disk
+
+    @property
+    def result(self) -> Optional[dict]:
+        """What :func:`mmat.reproduce.job.measure` wrote; None as long as there is none."""
+        return read_json(self.work_dir / 'result.json')
+
+    @property
+    def failure(self) -> Optional[dict]:
+        """``status`` and ``log`` (its end) of the last time that it was begun, if that failed."""
+        return read_json(self.work_dir / 'failure.json')
+
+    @property
+    def record(self) -> dict:
+        """What ``run.json`` says; empty before the run was first begun."""
+        return read_json(self.work_dir / 'run.json') or {}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process holds the run, of this tool or of another."""
+        with self.lock() as mine:
+            return mine is None
+
+    def progress(self) -> List[dict]:
+        """The lines of the run's JSON logs, of all times that it was begun, in the order of writing."""
+        lines = []
+        for log in sorted(self.work_dir.glob('*/vis_data/scalars.json')):
+            for line in log.read_text().splitlines():
+                try:
+                    lines.append(json.loads(line))
+                except json.JSONDecodeError:  # being written right now, or cut off when it was killed
+                    continue
+        return lines
+
+    @contextmanager
+    def lock(self):
+        """The run for this process alone: a file descriptor, to be left to children, or None where it is taken.
+
+        The system gives it up when the last process is gone that holds it, however that ends.
+        """
+        if not self.work_dir.is_dir():
+            yield -1
+            return
+        descriptor = os.open(self.work_dir / 'lock', os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            yield None
+            return
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    # What is to be done
+
+    def prepare(self) -> None:
+        """Write down what is to be trained, before it is.
+
+        Raises:
+            ValueError: The folder holds a training of another kind.
+        """
+        spec = dict(config=self.config, seed=self.seed, epochs=self.epochs, options=self.options,
+                    processes=self.processes, teacher=self.teacher and os.path.relpath(
+                        self.teacher.work_dir, self.work_dir))
+        known = self.record
+        differing = [f'{key}: {known[key]!r} there, {value!r} here' for key, value in spec.items()
+                     if known and known.get(key) != value]
+        if differing:
+            raise ValueError(f'{str(self.work_dir)!r} holds another training ({"; ".join(differing)}); take another '
+                             '--work-dir, or delete that folder')
+        if not known:
+            self.work_dir.mkdir(parents=True, exist_ok=True)
+            write_json(self.work_dir / 'run.json', dict(spec, attempts=[]))
+
+    def command(self, tool: str = 'train') -> List[str]:
+        """The command line that trains it, as one would type it; ``'test'`` for that which tests it."""
+        python = [sys.executable]
+        if tool == 'train' and self.processes > 1:
+            # A port of its own for each: they run side by side.
+            python += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={self.processes}']
+        command = [*python, str(zoo_root() / 'tools' / f'{tool}.py'), self.config]
+        if tool == 'test':
+            return [*command, str(self.work_dir), '--work-dir', str(self.work_dir / 'test'), '--out',
+                    str(self.work_dir / 'test.json')]
+        command += ['--work-dir', str(self.work_dir), '--seed', str(self.seed), '--resume']
+        if self.processes > 1:
+            command += ['--launcher', 'pytorch']
+        options = dict(self.options)
+        if self.teacher:
+            options['model.teacher.checkpoint'] = str(self.teacher.work_dir)
+        if options:
+            command += ['--cfg-options', *(f'{key}={_as_option(value)}' for key, value in options.items())]
+        return command
+
+    def start(self, device: Optional[dict] = None) -> subprocess.Popen:
+        """Carry it out in a process of its own, which ends when this one does.
+
+        Args:
+            device (dict, optional): ``gpus`` or ``cores``, lists of numbers. Defaults to None: all.
+        """
+        self.prepare()
+        device = device or {}
+        environment = dict(os.environ)
+        cores = device.get('cores')
+        if device.get('gpus') is not None:
+            environment['CUDA_VISIBLE_DEVICES'] = ','.join(map(str, device['gpus']))
+        if cores:
+            environment['OMP_NUM_THREADS'] = str(max(1, len(cores) // self.processes))
+        process = subprocess.Popen([sys.executable, '-m', 'mmat.reproduce.job', str(self.work_dir)], env=environment,
+                                   stdin=subprocess.DEVNULL, start_new_session=True)
+        if cores and hasattr(os, 'sched_setaffinity'):
+            os.sched_setaffinity(process.pid, cores)
+        return process
+
+
+def open_run(work_dir: Path) -> Run:
+    """A run from what is on disk.
+
+    Raises:
+        FileNotFoundError: The folder holds none.
+    """
+    spec = read_json(work_dir / 'run.json')
+    if spec is None:
+        raise FileNotFoundError(f'{str(work_dir)!r} holds no run of a table: it has no run.json')
+    teacher = open_run(Path(os.path.normpath(work_dir / spec['teacher']))) if spec['teacher'] else None
+    return Run(work_dir, spec['config'], spec['seed'], spec['epochs'], spec['options'], teacher, spec['processes'])
+
+
+def read_json(path: Path) -> Optional[dict]:
+    """What a file holds, None where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a file that is whole or not there."""
+    write_whole(path, json.dumps(content, indent=1).encode())
+
+
+def _as_option(value) -> str:
+    return str(value).replace(' ', '')

@@ -1,0 +1,19 @@
+"""Files that are whole or not there."""
+import os
+from pathlib import Path
+from typing import Union
+
+
+def write_whole(path: Union[str, Path], content: bytes) -> None:
+    """Write a file beside its place and move it there when it is complete; folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        with open(part, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
