@@ -136,12 +136,15 @@ class Run:
         command += ['--work-dir', str(self.work_dir), '--seed', str(self.seed), '--resume']
         if self.processes > 1:
             command += ['--launcher', 'pytorch']
+        options = self.command_options()
+        return [*command, '--cfg-options', *options] if options else command
+
+    def command_options(self, teacher: bool = True) -> List[str]:
+        """What differs from the config, as ``KEY=VALUE``; the teacher's checkpoint, where it has one, is last."""
         options = dict(self.options)
-        if self.teacher:
+        if teacher and self.teacher:
             options['model.teacher.checkpoint'] = str(self.teacher.work_dir)
-        if options:
-            command += ['--cfg-options', *(f'{key}={_as_option(value)}' for key, value in options.items())]
-        return command
+        return [f'{key}={str(value).replace(" ", "")}' for key, value in options.items()]
 
     def start(self, device: Optional[dict] = None) -> subprocess.Popen:
         """Carry it out in a process of its own, which ends when this one does.
@@ -188,7 +191,3 @@ def read_json(path: Path) -> Optional[dict]:
 def write_json(path: Path, content: dict) -> None:
     """Write a file that is whole or not there."""
     write_whole(path, json.dumps(content, indent=1).encode())
-
-
-def _as_option(value) -> str:
-    return str(value).replace(' ', '')

@@ -1,0 +1,109 @@
+"""The measured numbers of a table, one for each cell and seed, with where each is from."""
+import csv
+import io
+from pathlib import Path
+from statistics import median
+from typing import Dict, List, Optional, Sequence, Union
+
+from mmengine.config import Config
+
+from mmat.utils.files import write_whole
+from mmat.utils.zoo import find_config
+
+from .recipe import name_of
+from .run import Run
+
+# The columns of results/*.csv: what and how much; what was trained; from whom it learned; what came out; where.
+COLUMNS = ('recipe', 'row', 'column', 'published', 'measure', 'value', 'metric',
+           'config', 'seed', 'epochs', 'planned_epochs', 'options', 'processes', 'precision',
+           'teacher', 'teacher_seed', 'teacher_sha256', 'checkpoint_sha256',
+           'commit', 'mmat', 'python', 'torch', 'torchvision', 'mmengine', 'mmpretrain', 'numpy',
+           'hardware', 'wall_time', 'attempts', 'date')
+_NUMBERS = dict(published=float, value=float, seed=int, epochs=int, planned_epochs=int, processes=int,
+                teacher_seed=int, wall_time=int, attempts=int)
+
+
+def collect(name: str, recipe: Config, runs: Dict[str, List[Run]]) -> List[dict]:
+    """What has been measured of a table so far.
+
+    Args:
+        name (str): Name of the recipe, such as 'at_table1'.
+        recipe (Config): As :func:`~mmat.reproduce.recipe.read_recipe` gives it.
+        runs (dict): As :func:`~mmat.reproduce.recipe.plan` gives them.
+
+    Returns:
+        list[dict]: For each cell, in the order of the recipe, and each of its runs that is done, :data:`COLUMNS`.
+        ``value`` and ``published`` are in percent, ``wall_time`` in seconds, ``epochs`` those that were trained and
+        ``planned_epochs`` those of the config.
+    """
+    rows = []
+    for cell in recipe.cells:
+        for run in runs.get(name_of(cell.config), ()):
+            result = run.result
+            if result is None:
+                continue
+            accuracy = result['metrics'][cell.metric]
+            rows.append(dict(
+                recipe=name, row=cell.row, column=cell.column, published=cell.published, measure=recipe.measure,
+                value=round(100 - accuracy if recipe.measure == 'error' else accuracy, 4), metric=cell.metric,
+                config=run.name, seed=run.seed, epochs=result['epochs'],
+                planned_epochs=Config.fromfile(find_config(run.config)).train_cfg.max_epochs,
+                options=' '.join(run.command_options(teacher=False)), processes=run.processes,
+                precision=result['precision'], teacher=run.teacher and run.teacher.name,
+                teacher_seed=run.teacher and run.teacher.seed, teacher_sha256=result['teacher_sha256'],
+                checkpoint_sha256=result['checkpoint_sha256'], commit=result['commit'], **result['versions'],
+                hardware=result['hardware'], wall_time=result['wall_time'], attempts=result['attempts'],
+                date=result['date']))
+    return rows
+
+
+def summarise(rows: Sequence[dict]) -> Dict[tuple, dict]:
+    """The seeds of each cell in a few numbers.
+
+    Args:
+        rows (Sequence[dict]): As :func:`collect` gives them.
+
+    Returns:
+        dict: (row, column) -> ``values`` (seed -> value), ``median``, ``min``, ``max``, ``published`` and
+        ``difference`` (median minus published, None without), ``config``, ``epochs`` and ``planned_epochs``.
+    """
+    cells: Dict[tuple, List[dict]] = {}
+    for row in rows:
+        cells.setdefault((row['row'], row['column']), []).append(row)
+    summaries = {}
+    for key, group in cells.items():
+        values = {row['seed']: row['value'] for row in group}
+        middle, published = median(values.values()), group[0]['published']
+        summaries[key] = dict(
+            values=values, median=middle, min=min(values.values()), max=max(values.values()), published=published,
+            difference=None if published is None else middle - published, config=group[0]['config'],
+            epochs=group[0]['epochs'], planned_epochs=group[0]['planned_epochs'])
+    return summaries
+
+
+def write_csv(rows: Sequence[dict], path: Union[str, Path]) -> None:
+    """Write rows as :func:`collect` gives them; the file is whole or not there."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
+
+
+def read_csv(path: Union[str, Path]) -> List[dict]:
+    """Read what :func:`write_csv` wrote: numbers as numbers, and None where there is nothing.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Its columns are others than :data:`COLUMNS`.
+    """
+    with open(path, newline='') as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f'{str(path)!r} is no file of results: its columns are {reader.fieldnames}, expected '
+                             f'{list(COLUMNS)}')
+        return [{key: _value(key, text) for key, text in row.items()} for row in reader]
+
+
+def _value(key: str, text: str) -> Optional[object]:
+    return _NUMBERS.get(key, str)(text) if text else None
