@@ -51,7 +51,8 @@ def measure(run: Run, parent: Optional[int] = None, descriptor: int = -1) -> int
         int: 0, or the exit status of the test.
     """
     line = ([{}] + run.progress())[-1]
-    metrics = {key: value for key, value in line.items() if '/' in key}
+    # Training's own lines have an epoch beside their step, the iteration.
+    metrics = {} if 'epoch' in line else {key: value for key, value in line.items() if '/' in key}
     if not metrics or line.get('step') != run.epochs:
         # Killed between the last checkpoint and its validation.
         status = _call(run, run.command('test'), parent, descriptor)

@@ -60,10 +60,9 @@ def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[
     running: Dict[Run, subprocess.Popen] = {}
     free = list(devices)
     taken: Dict[Run, dict] = {}
-    states = {run: DONE if run.result else RUNNING if run.is_running else WAITING for run in runs}
     for run in runs:
-        if states[run] == WAITING:
-            run.prepare()
+        run.prepare()
+    states = {run: DONE if run.result else RUNNING if run.is_running else WAITING for run in runs}
     stop = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         watch(states)

@@ -1,4 +1,6 @@
 """What a table consists of, and the trainings behind it."""
+import hashlib
+import json
 import re
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -58,8 +60,13 @@ def read_recipe(path: str) -> Config:
     recipe.gpus_per_run = recipe.get('gpus_per_run', 1)
     if not recipe.seeds or not recipe.cells:
         raise ValueError(f'the recipe {path} has no {"cells" if recipe.seeds else "seeds"}')
+    files: Dict[str, str] = {}
     for cell in recipe.cells:
         _check_cell(cell, path)
+        file = str(Path(find_config(cell.config)).resolve())
+        if files.setdefault(name_of(cell.config), file) != file:
+            raise ValueError(f'the recipe {path} has two configs of one name, by which results go: '
+                             f'{files[name_of(cell.config)]} and {file}')
         cell.metric = cell.get('metric', 'accuracy/top1')
         cell.setdefault('published', None)
     return recipe
@@ -115,26 +122,29 @@ def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequ
     wanted = dict.fromkeys(name_of(cell.config) for cell in recipe.cells if not only or any(
         fnmatch(name, pattern) for pattern in only for name in (name_of(cell.config), cell.row)))
     runs: Dict[str, List[Run]] = {}
+    shared: Dict[str, dict] = {}
 
-    def add(config: str, numbers: Sequence[int], teacher: Optional[str], owner: dict) -> None:
+    def add(config: str, numbers: Sequence[int], teacher: Optional[str]) -> None:
         name = name_of(config)
         taught_by = None
         if teacher is not None:
             # As a cell of its own it may have seeds of its own, of which the first teaches.
             cell = names.get(name_of(teacher), {})
-            add(teacher, seeds_of(recipe, cell, 1), cell.get('teacher'), cell or owner)
+            add(teacher, seeds_of(recipe, cell, 1), cell.get('teacher'))
             taught_by = runs[name_of(teacher)][0]
-        options = options_of(config, scale, processes)
-        epochs = options.get('train_cfg.max_epochs') or Config.fromfile(find_config(config)).train_cfg.max_epochs
+        if name not in shared:
+            content = Config.fromfile(find_config(config))
+            options = options_of(content, scale, processes)
+            shared[name] = dict(config=config, options=options, processes=processes, config_hash=hash_of(content),
+                                epochs=options.get('train_cfg.max_epochs', content.train_cfg.max_epochs))
         known = runs.setdefault(name, [])
         for seed in numbers:
             if all(run.seed != seed for run in known):
-                known.append(Run(work_dir / name / f'seed{seed}', config=config, seed=seed, epochs=epochs,
-                                 options=options, teacher=taught_by, processes=processes))
+                known.append(Run(work_dir / name / f'seed{seed}', seed=seed, teacher=taught_by, **shared[name]))
 
     for name in wanted:
         cell = names[name]
-        add(cell.config, seeds_of(recipe, cell, seeds), cell.get('teacher'), cell)
+        add(cell.config, seeds_of(recipe, cell, seeds), cell.get('teacher'))
     return runs
 
 
@@ -153,6 +163,11 @@ def name_of(config: str) -> str:
     return Path(find_config(config)).stem
 
 
+def hash_of(config: Config) -> str:
+    """Hexadecimal digits that change with what a config says, its bases included, and not with how it is written."""
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
 def seeds_of(recipe: Config, cell: dict, count: Optional[int] = None) -> List[int]:
     """The seeds of a cell: so many of its own or the recipe's, which go on counting where there are fewer."""
     numbers = list(cell.get('seeds') or recipe.seeds)
@@ -161,15 +176,14 @@ def seeds_of(recipe: Config, cell: dict, count: Optional[int] = None) -> List[in
     return (numbers + [max(numbers) + 1 + index for index in range(count - len(numbers))])[:count]
 
 
-def options_of(config: str, scale: float, processes: int) -> dict:
+def options_of(config: Config, scale: float, processes: int) -> dict:
     """What a training differs in from its config, as ``--cfg-options``."""
-    content = Config.fromfile(find_config(config))
-    options = shorten(content, scale)
-    named = re.search(r'_(\d+)xb(\d+)_', Path(content.filename).stem)
+    options = shorten(config, scale)
+    named = re.search(r'_(\d+)xb(\d+)_', Path(config.filename).stem)
     planned = int(named[1]) if named else 1
     if processes != planned:
-        whole = planned * content.train_dataloader.batch_size
+        whole = planned * config.train_dataloader.batch_size
         if whole % processes:
-            raise ValueError(f'the batch of {config}, {whole}, cannot be shared among {processes} processes')
+            raise ValueError(f'the batch of {config.filename}, {whole}, cannot be shared among {processes} processes')
         options['train_dataloader.batch_size'] = whole // processes
     return options

@@ -29,6 +29,8 @@ class Run:
         options (dict): Settings that differ from the config's, as ``--cfg-options``. Defaults to none.
         teacher (Run, optional): The training whose last checkpoint teaches this one. Defaults to None.
         processes (int): How many share the training. Defaults to 1.
+        config_hash (str, optional): Of what the config says, see :func:`mmat.reproduce.recipe.hash_of`. Defaults to
+            None, which equals any.
     """
     work_dir: Path
     config: str
@@ -37,6 +39,7 @@ class Run:
     options: dict = field(default_factory=dict)
     teacher: Optional['Run'] = None
     processes: int = 1
+    config_hash: Optional[str] = None
 
     @property
     def name(self) -> str:
@@ -104,11 +107,17 @@ class Run:
 
     # What is to be done
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the config was changed since the run was first begun."""
+        there = self.record.get('config_hash')
+        return None not in (there, self.config_hash) and there != self.config_hash
+
     def prepare(self) -> None:
         """Write down what is to be trained, before it is.
 
         Raises:
-            ValueError: The folder holds a training of another kind.
+            ValueError: The folder holds a training of another kind, or its half by a config that was changed since.
         """
         spec = dict(config=self.config, seed=self.seed, epochs=self.epochs, options=self.options,
                     processes=self.processes, teacher=self.teacher and os.path.relpath(
@@ -119,9 +128,12 @@ class Run:
         if differing:
             raise ValueError(f'{str(self.work_dir)!r} holds another training ({"; ".join(differing)}); take another '
                              '--work-dir, or delete that folder')
+        if self.is_outdated and not self.result:
+            raise ValueError(f'the config {self.config} was changed since {str(self.work_dir)!r} was begun; take the '
+                             'change back, or delete that folder')
         if not known:
             self.work_dir.mkdir(parents=True, exist_ok=True)
-            write_json(self.work_dir / 'run.json', dict(spec, attempts=[]))
+            write_json(self.work_dir / 'run.json', dict(spec, config_hash=self.config_hash, attempts=[]))
 
     def command(self, tool: str = 'train') -> List[str]:
         """The command line that trains it, as one would type it; ``'test'`` for that which tests it."""
@@ -177,7 +189,8 @@ def open_run(work_dir: Path) -> Run:
     if spec is None:
         raise FileNotFoundError(f'{str(work_dir)!r} holds no run of a table: it has no run.json')
     teacher = open_run(Path(os.path.normpath(work_dir / spec['teacher']))) if spec['teacher'] else None
-    return Run(work_dir, spec['config'], spec['seed'], spec['epochs'], spec['options'], teacher, spec['processes'])
+    return Run(work_dir, spec['config'], spec['seed'], spec['epochs'], spec['options'], teacher, spec['processes'],
+               spec.get('config_hash'))
 
 
 def read_json(path: Path) -> Optional[dict]:
