@@ -27,10 +27,10 @@ from mmengine.registry import Registry
 from PIL import Image
 
 from mmat import registry
-from mmat.apis.reproduce import plan
 from mmat.models import build_network
 from mmat.models.distillers import Teacher
 from mmat.registry import DATASETS, MODELS
+from mmat.reproduce.recipe import plan, read_recipe
 from mmat.utils.zoo import find_config, list_models
 
 ROOT = Path(__file__).parents[1]
@@ -136,8 +136,9 @@ def read_config(code, namespace):
     (folder / 'config.py').write_text(code)
     config = Config.fromfile(folder / 'config.py')
     namespace.update(config.to_dict())
-    if 'rows' in config:
-        assert [run.row['name'] for run in plan(config, Path('work_dirs'))]
+    if 'cells' in config:
+        recipe = read_recipe(folder / 'config.py')
+        assert set(plan(recipe, Path('work_dirs'))) == {Path(cell.config).stem for cell in recipe.cells}
     if 'type' in config.get('model', {}):
         MODELS.build(copy.deepcopy(config.model))
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

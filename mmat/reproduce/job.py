@@ -13,6 +13,9 @@ from mmat.utils.zoo import sha256_of
 from .provenance import describe_code, describe_hardware, describe_precision
 from .run import Run, open_run, read_json, write_json
 
+# The exit status of what was told to stop, as a shell has it.
+_STOPPED = 128 + signal.SIGTERM
+
 
 def carry_out(run: Run, parent: Optional[int] = None) -> int:
     """Train what is left of a run, and write down what came out: ``result.json``, or ``failure.json``.
@@ -38,7 +41,7 @@ def carry_out(run: Run, parent: Optional[int] = None) -> int:
         status = _call(run, run.command(), parent, descriptor)
         if status == 0:
             status = measure(run, parent, descriptor)
-        if status > 0:
+        if status not in (0, _STOPPED):
             end = (run.work_dir / 'train.log').read_text(errors='replace').splitlines()[-15:]
             write_json(run.work_dir / 'failure.json', dict(status=status, log=end))
         return status
@@ -93,14 +96,14 @@ def _call(run: Run, command: list, parent: Optional[int], descriptor: int) -> in
         print('$', *command, file=log, flush=True)
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                    pass_fds=[descriptor] if descriptor >= 0 else [])
-    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) if _in_main_thread() else None
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_STOPPED)) if _in_main_thread() else None
     try:
         while True:
             try:
                 return process.wait(timeout=1)
             except subprocess.TimeoutExpired:
                 if parent is not None and os.getppid() != parent:
-                    return -signal.SIGTERM
+                    return _STOPPED
     finally:
         if process.poll() is None:
             process.terminate()

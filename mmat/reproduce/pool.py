@@ -73,7 +73,8 @@ def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[
                     if process is not None and process.poll() is not None:
                         del running[run]
                         free.insert(0, taken.pop(run))
-                        states[run] = DONE if run.result else FAILED
+                        # Where only the job was killed, its training goes on, and is looked after like a stranger's.
+                        states[run] = DONE if run.result else RUNNING if run.is_running else FAILED
                     elif process is None and not run.is_running:
                         # Begun by an earlier call of this tool, or beside it on another machine.
                         states[run] = DONE if run.result else FAILED if run.failure else WAITING
