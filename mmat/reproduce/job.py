@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Optional
 
@@ -25,22 +26,27 @@ def carry_out(run: Run, parent: Optional[int] = None) -> int:
         parent (int, optional): Process without which the training is stopped. Defaults to None: it goes on.
 
     Returns:
-        int: 0, or the exit status of the training.
+        int: 0, or the exit status of the training, negative where a signal ended it.
 
     Raises:
         RuntimeError: Another process has the run.
     """
-    with run.lock() as descriptor:
+    with run.lock(patience=2.) as descriptor:
         if descriptor is None:
             raise RuntimeError(f'{run.label} is running in another process; {str(run.work_dir / "lock")!r} is held')
         if run.result:
             return 0
         (run.work_dir / 'failure.json').unlink(missing_ok=True)
         _note_attempt(run)
-        # Whoever inherits the descriptor holds the run, also after this process was killed.
-        status = _call(run, run.command(), parent, descriptor)
-        if status == 0:
-            status = measure(run, parent, descriptor)
+        try:
+            # Whoever inherits the descriptor holds the run, also after this process was killed.
+            status = _call(run, run.command(), parent, descriptor)
+            if status == 0:
+                status = measure(run, parent, descriptor)
+        except Exception:  # no checkpoint to measure, a full disk: of this run alone
+            with open(run.work_dir / 'train.log', 'a') as log:
+                traceback.print_exc(file=log)
+            status = 1
         if status not in (0, _STOPPED):
             end = (run.work_dir / 'train.log').read_text(errors='replace').splitlines()[-15:]
             write_json(run.work_dir / 'failure.json', dict(status=status, log=end))
@@ -64,6 +70,9 @@ def measure(run: Run, parent: Optional[int] = None, descriptor: int = -1) -> int
         metrics = read_json(run.work_dir / 'test.json')
     record = _end_attempt(run, time.time())
     write_json(run.work_dir / 'run.json', record)
+    # The code may have changed while it ran.
+    code, commits = describe_code(), dict.fromkeys(attempt['commit'] for attempt in record['attempts'])
+    code['commit'] = ', '.join(filter(None, commits)) or None
     # The pointer has the path as the training saw it.
     checkpoint = run.work_dir / Path((run.work_dir / 'last_checkpoint').read_text().strip()).name
     write_json(run.work_dir / 'result.json', dict(
@@ -71,7 +80,7 @@ def measure(run: Run, parent: Optional[int] = None, descriptor: int = -1) -> int
         teacher_sha256=run.teacher and run.teacher.result['checkpoint_sha256'],
         wall_time=round(sum(attempt['ended'] - attempt['started'] for attempt in record['attempts'])),
         attempts=len(record['attempts']), date=time.strftime('%Y-%m-%d', time.gmtime()),
-        precision=describe_precision(run.work_dir), hardware=describe_hardware(run.processes), **describe_code()))
+        precision=describe_precision(run.work_dir), hardware=describe_hardware(run.processes), **code))
     return 0
 
 
@@ -92,20 +101,23 @@ def _end_attempt(run: Run, now: Optional[float] = None) -> dict:
 
 def _call(run: Run, command: list, parent: Optional[int], descriptor: int) -> int:
     """Run a command to its end, its output in the log; stop it with this process, or with ``parent``."""
-    with open(run.work_dir / 'train.log', 'a') as log:
-        print('$', *command, file=log, flush=True)
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                   pass_fds=[descriptor] if descriptor >= 0 else [])
-    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_STOPPED)) if _in_main_thread() else None
+    told = []
+    # Before there is anything to stop, and without an exception, which could come between its start and its name.
+    handler = signal.signal(signal.SIGTERM, lambda *_: told.append(True)) if _in_main_thread() else None
+    process = None
     try:
-        while True:
+        with open(run.work_dir / 'train.log', 'a') as log:
+            print('$', *command, file=log, flush=True)
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                       pass_fds=[descriptor] if descriptor >= 0 else [])
+        while not told and (parent is None or os.getppid() == parent):
             try:
-                return process.wait(timeout=1)
+                return process.wait(timeout=0.5)
             except subprocess.TimeoutExpired:
-                if parent is not None and os.getppid() != parent:
-                    return _STOPPED
+                continue
+        return _STOPPED
     finally:
-        if process.poll() is None:
+        if process is not None and process.poll() is None:
             process.terminate()
             process.wait()
         if handler is not None:
@@ -118,4 +130,7 @@ def _in_main_thread() -> bool:
 
 
 if __name__ == '__main__':
-    sys.exit(carry_out(open_run(Path(sys.argv[1])), os.getppid()))
+    try:
+        sys.exit(carry_out(open_run(Path(sys.argv[1])), int(sys.argv[2]) if len(sys.argv) > 2 else None))
+    except RuntimeError as error:
+        sys.exit(str(error))

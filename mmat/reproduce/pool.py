@@ -28,9 +28,15 @@ def devices_of(jobs: Optional[int], gpus: Optional[Sequence[int]], processes: in
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f'--jobs must be at least 1, got {jobs}')
-    if gpus is None:
-        import torch
-        gpus = range(torch.cuda.device_count())
+    import torch
+    there = torch.cuda.device_count()
+    for gpu in gpus or ():
+        # A training would silently take the CPU.
+        if not 0 <= gpu < there or list(gpus).count(gpu) > 1:
+            raise ValueError(f'--gpus {" ".join(map(str, gpus))}: ' + (
+                f'{gpu} is there twice' if 0 <= gpu < there else
+                f'there is no GPU {gpu}; ' + (f'they are 0 to {there - 1}' if there else 'torch sees none')))
+    gpus = range(there) if gpus is None else gpus
     if gpus:
         groups = [list(gpus[start:start + processes]) for start in range(0, len(gpus) - processes + 1, processes)]
         if not groups:
@@ -56,39 +62,44 @@ def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[
 
     Returns:
         dict: Run -> what became of it: 'done', 'failed', or 'blocked' where its teacher failed.
+
+    Raises:
+        ValueError, OSError: As :meth:`~mmat.reproduce.run.Run.prepare`.
     """
     running: Dict[Run, subprocess.Popen] = {}
     free = list(devices)
     taken: Dict[Run, dict] = {}
     for run in runs:
+        run.check()  # all of them, before anything is written
+    for run in runs:
         run.prepare()
     states = {run: DONE if run.result else RUNNING if run.is_running else WAITING for run in runs}
-    stop = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Under nohup the end of the terminal means nothing.
+    stop = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         watch(states)
         while any(state in (WAITING, RUNNING) for state in states.values()):
-            for run in runs:
-                if states[run] == RUNNING:
-                    process = running.get(run)
-                    if process is not None and process.poll() is not None:
-                        del running[run]
-                        free.insert(0, taken.pop(run))
-                        # Where only the job was killed, its training goes on, and is looked after like a stranger's.
-                        states[run] = DONE if run.result else RUNNING if run.is_running else FAILED
-                    elif process is None and not run.is_running:
-                        # Begun by an earlier call of this tool, or beside it on another machine.
-                        states[run] = DONE if run.result else FAILED if run.failure else WAITING
-                elif states[run] == WAITING:
-                    teacher = states.get(run.teacher, DONE)
-                    if teacher in (FAILED, BLOCKED):
-                        states[run] = BLOCKED
-                    elif teacher == DONE and free:
-                        if run.is_running:
-                            states[run] = RUNNING
-                            continue
+            for run in [run for run in runs if states[run] == RUNNING]:
+                process = running.get(run)
+                if process is not None and process.poll() is not None:
+                    del running[run]
+                    free.insert(0, taken.pop(run))
+                    # Where only the job was killed, its training goes on, and is looked after like a stranger's.
+                    states[run] = DONE if run.result else RUNNING if run.is_running else FAILED
+                elif process is None and not run.is_running:
+                    # Begun by an earlier call of this tool, or beside it on another machine.
+                    states[run] = DONE if run.result else FAILED if run.failure else WAITING
+            # Only now, so that what is free goes to the first in the order.
+            for run in [run for run in runs if states[run] == WAITING]:
+                teacher = states.get(run.teacher, DONE)
+                if teacher in (FAILED, BLOCKED):
+                    states[run] = BLOCKED
+                elif teacher == DONE and free:
+                    if not run.is_running:
                         taken[run] = free.pop(0)
                         running[run] = run.start(taken[run])
-                        states[run] = RUNNING
+                    states[run] = RUNNING
             watch(states)
             time.sleep(pause)
     finally:

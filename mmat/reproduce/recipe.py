@@ -9,6 +9,7 @@ from typing import Dict, List, Optional, Sequence
 
 from mmengine.config import Config
 
+from mmat.apis.launch import merge_options
 from mmat.utils.zoo import find_config
 
 from .run import Run
@@ -43,26 +44,43 @@ def read_recipe(path: str) -> Config:
         ValueError: Something is missing, misspelt or contradicts a config.
     """
     if not Path(path).is_file():
-        there = [str(each) for each in sorted(Path(path).parent.glob('*.py'))] or [
-            str(each) for each in sorted(Path('recipes').glob('*.py'))]
-        close = get_close_matches(str(path), there, n=3, cutoff=0.3) or there
-        raise FileNotFoundError(f'no recipe {str(path)!r}' + (f'; there are {", ".join(close)}' if close else ''))
+        recipes = sorted(Path('recipes').glob('*.py'))
+        there = {each.stem: each for each in (*recipes, *sorted(Path(path).parent.glob('*.py')))}
+        close = [there[name] for name in get_close_matches(Path(path).stem, there, n=3)] or recipes
+        raise FileNotFoundError(f'no recipe {str(path)!r}' + (
+            f'; there are {", ".join(map(str, close))}' if close else ''))
     recipe = Config.fromfile(path)
+    takes = {**_NEEDED, **_OPTIONAL}
+    for key in recipe:
+        # Names of its own it may have.
+        absent = [each for each in takes if each not in recipe]
+        close = key not in takes and get_close_matches(key, absent, n=1, cutoff=0.8)
+        if close:
+            raise ValueError(f'the recipe {path} has {key!r}, which none has; did you mean {close[0]!r}?')
     missing = [key for key in _NEEDED if key not in recipe]
     if missing:
         raise ValueError(f'the recipe {path} lacks {", ".join(missing)}; recipes/at_digits.py shows what one has')
-    for key, kind in {**_NEEDED, **_OPTIONAL}.items():
+    for key, kind in takes.items():
         if key in recipe and not isinstance(recipe[key], kind):
             raise ValueError(f'{key} of the recipe {path} is {recipe[key]!r}')
     recipe.measure = recipe.get('measure', 'error')
     if recipe.measure not in ('error', 'accuracy'):
         raise ValueError(f"measure of the recipe {path} is 'error' or 'accuracy', got {recipe.measure!r}")
     recipe.gpus_per_run = recipe.get('gpus_per_run', 1)
+    if recipe.gpus_per_run < 1:
+        raise ValueError(f'gpus_per_run of the recipe {path} must be at least 1, got {recipe.gpus_per_run}')
     if not recipe.seeds or not recipe.cells:
         raise ValueError(f'the recipe {path} has no {"cells" if recipe.seeds else "seeds"}')
+    _check_seeds(recipe.seeds, f'the recipe {path}')
     files: Dict[str, str] = {}
+    first: Dict[str, dict] = {}
     for cell in recipe.cells:
         _check_cell(cell, path)
+        for key in ('teacher', 'seeds'):
+            other = first.setdefault(name_of(cell.config), cell).get(key)
+            if other != cell.get(key):
+                raise ValueError(f'the recipe {path} has the config {cell.config} in several cells, which is trained '
+                                 f'once, with {key} {other!r} and {cell.get(key)!r}')
         file = str(Path(find_config(cell.config)).resolve())
         if files.setdefault(name_of(cell.config), file) != file:
             raise ValueError(f'the recipe {path} has two configs of one name, by which results go: '
@@ -72,14 +90,24 @@ def read_recipe(path: str) -> Config:
     return recipe
 
 
+def _check_seeds(seeds: Sequence[int], where: str) -> None:
+    if not isinstance(seeds, (list, tuple)) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise ValueError(f'seeds of {where} must be whole numbers, such as (0, 1, 2), got {seeds!r}')
+
+
 def _check_cell(cell: dict, path: str) -> None:
     missing = [key for key in ('row', 'column', 'config') if key not in cell]
     unknown = [key for key in cell if key not in _CELL]
     if missing or unknown:
         close = unknown and get_close_matches(unknown[0], _CELL, n=1, cutoff=0)
         raise ValueError(f'the cell {dict(cell)} of the recipe {path} ' + (
-            f'lacks {", ".join(missing)}' if missing else f'has {unknown[0]!r}, which none has; did you mean {close}?'))
+            f'lacks {", ".join(missing)}' if missing else
+            f'has {unknown[0]!r}, which none has; did you mean {close[0]!r}?'))
     where = f'the cell {cell.row!r}, {cell.column!r} of the recipe {path}'
+    if 'seeds' in cell:
+        _check_seeds(cell.seeds, where)
+    if not isinstance(cell.get('published'), (int, float, type(None))):
+        raise ValueError(f'published of {where} must be a number, got {cell.published!r}')
     config = Config.fromfile(find_config(cell.config))
     taught = (config.model.get('teacher') or {}).get('model')
     teacher = cell.get('teacher')
@@ -90,7 +118,7 @@ def _check_cell(cell: dict, path: str) -> None:
 
 
 def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequence[str] = (), scale: float = 1.,
-         processes: Optional[int] = None) -> Dict[str, List[Run]]:
+         processes: Optional[int] = None, options: Optional[dict] = None) -> Dict[str, List[Run]]:
     """The trainings of a table: which there are, and which needs which.
 
     Args:
@@ -103,14 +131,20 @@ def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequ
         scale (float): Factor of the number of epochs, see :func:`~mmat.reproduce.shorten.shorten`. Defaults to 1.
         processes (int, optional): Processes that share a training; the batch of each shrinks so that the whole batch
             stays. Defaults to None, the recipe's ``gpus_per_run``.
+        options (dict, optional): Settings that differ from those of every config, such as where the data lies.
+            Defaults to None.
 
     Returns:
         dict: Name of a config -> its runs by seed, in the order of the recipe but teachers first. Configs that ``only``
         leaves out have none.
 
     Raises:
-        ValueError: One of ``only`` matches nothing, or a batch cannot be shared among so many processes.
+        ValueError: One of ``only`` matches nothing, ``seeds``, ``scale`` or ``processes`` are not positive, or a batch
+            cannot be shared among so many processes.
     """
+    for name, number in (('--seeds', seeds), ('--gpus-per-run', processes)):
+        if number is not None and number < 1:
+            raise ValueError(f'{name} must be at least 1, got {number}')
     processes = processes or recipe.gpus_per_run
     names = {name_of(cell.config): cell for cell in recipe.cells}
     for pattern in only:
@@ -134,9 +168,10 @@ def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequ
             taught_by = runs[name_of(teacher)][0]
         if name not in shared:
             content = Config.fromfile(find_config(config))
-            options = options_of(content, scale, processes)
-            shared[name] = dict(config=config, options=options, processes=processes, config_hash=hash_of(content),
-                                epochs=options.get('train_cfg.max_epochs', content.train_cfg.max_epochs))
+            merge_options(content.copy(), options)  # says which of them no config has
+            own = {**options_of(content, scale, processes), **(options or {})}
+            shared[name] = dict(config=config, options=own, processes=processes, config_hash=hash_of(content),
+                                epochs=own.get('train_cfg.max_epochs', content.train_cfg.max_epochs))
         known = runs.setdefault(name, [])
         for seed in numbers:
             if all(run.seed != seed for run in known):

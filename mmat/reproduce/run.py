@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,22 +86,26 @@ class Run:
         return lines
 
     @contextmanager
-    def lock(self):
+    def lock(self, patience: float = 0.):
         """The run for this process alone: a file descriptor, to be left to children, or None where it is taken.
 
         The system gives it up when the last process is gone that holds it, however that ends.
+
+        Args:
+            patience (float): Seconds to go on trying: whoever asks whether it is taken takes it for a moment. Defaults
+                to 0.
         """
         if not self.work_dir.is_dir():
             yield -1
             return
         descriptor = os.open(self.work_dir / 'lock', os.O_RDWR | os.O_CREAT, 0o644)
+        deadline = time.monotonic() + patience
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            yield None
-            return
-        try:
+            while not _try_lock(descriptor):
+                if time.monotonic() >= deadline:
+                    yield None
+                    return
+                time.sleep(0.05)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -113,8 +118,8 @@ class Run:
         there = self.record.get('config_hash')
         return None not in (there, self.config_hash) and there != self.config_hash
 
-    def prepare(self) -> None:
-        """Write down what is to be trained, before it is.
+    def check(self) -> dict:
+        """What is to be trained, as ``run.json`` has it.
 
         Raises:
             ValueError: The folder holds a training of another kind, or its half by a config that was changed since.
@@ -123,17 +128,31 @@ class Run:
                     processes=self.processes, teacher=self.teacher and os.path.relpath(
                         self.teacher.work_dir, self.work_dir))
         known = self.record
+        # The config may be named otherwise: its name is the folder's.
         differing = [f'{key}: {known[key]!r} there, {value!r} here' for key, value in spec.items()
-                     if known and known.get(key) != value]
+                     if known and key != 'config' and known.get(key) != value]
         if differing:
             raise ValueError(f'{str(self.work_dir)!r} holds another training ({"; ".join(differing)}); take another '
                              '--work-dir, or delete that folder')
         if self.is_outdated and not self.result:
             raise ValueError(f'the config {self.config} was changed since {str(self.work_dir)!r} was begun; take the '
                              'change back, or delete that folder')
-        if not known:
-            self.work_dir.mkdir(parents=True, exist_ok=True)
-            write_json(self.work_dir / 'run.json', dict(spec, config_hash=self.config_hash, attempts=[]))
+        return dict(spec, config_hash=self.config_hash)
+
+    def prepare(self) -> None:
+        """Write down what is to be trained, before it is.
+
+        Raises:
+            ValueError: As :meth:`check`.
+            OSError: The folder cannot be made, or written to.
+        """
+        spec = self.check()
+        if not self.record:
+            try:
+                write_json(self.work_dir / 'run.json', dict(spec, attempts=[]))
+            except OSError as error:
+                raise OSError(f'nothing can be written to {str(self.work_dir)!r} ({error.strerror}); take another '
+                              '--work-dir') from error
 
     def command(self, tool: str = 'train') -> List[str]:
         """The command line that trains it, as one would type it; ``'test'`` for that which tests it."""
@@ -156,24 +175,32 @@ class Run:
         options = dict(self.options)
         if teacher and self.teacher:
             options['model.teacher.checkpoint'] = str(self.teacher.work_dir)
-        return [f'{key}={str(value).replace(" ", "")}' for key, value in options.items()]
+        # Of lists, spaces only tear an argument apart; those of a path are its own.
+        return [f'{key}={value if isinstance(value, str) else str(value).replace(" ", "")}'
+                for key, value in options.items()]
 
     def start(self, device: Optional[dict] = None) -> subprocess.Popen:
         """Carry it out in a process of its own, which ends when this one does.
 
         Args:
-            device (dict, optional): ``gpus`` or ``cores``, lists of numbers. Defaults to None: all.
+            device (dict, optional): ``gpus``, of those that this process may use, or ``cores``, lists of numbers.
+                Defaults to None: all.
         """
         self.prepare()
         device = device or {}
         environment = dict(os.environ)
         cores = device.get('cores')
         if device.get('gpus') is not None:
-            environment['CUDA_VISIBLE_DEVICES'] = ','.join(map(str, device['gpus']))
+            names = environment.get('CUDA_VISIBLE_DEVICES')
+            environment['CUDA_VISIBLE_DEVICES'] = ','.join(
+                names.split(',')[number] if names else str(number) for number in device['gpus'])
         if cores:
             environment['OMP_NUM_THREADS'] = str(max(1, len(cores) // self.processes))
-        process = subprocess.Popen([sys.executable, '-m', 'mmat.reproduce.job', str(self.work_dir)], env=environment,
-                                   stdin=subprocess.DEVNULL, start_new_session=True)
+        # Told whose child it is: when it first looks, that may be gone.
+        command = [sys.executable, '-m', 'mmat.reproduce.job', str(self.work_dir), str(os.getpid())]
+        with open(self.work_dir / 'train.log', 'a') as log:
+            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log,
+                                       stderr=subprocess.STDOUT, start_new_session=True)
         if cores and hasattr(os, 'sched_setaffinity'):
             os.sched_setaffinity(process.pid, cores)
         return process
@@ -193,12 +220,28 @@ def open_run(work_dir: Path) -> Run:
                spec.get('config_hash'))
 
 
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def read_json(path: Path) -> Optional[dict]:
-    """What a file holds, None where there is none."""
+    """What a file holds, None where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        what = f'its folder {str(path.parent)!r}' if path.name == 'run.json' else 'it'
+        raise ValueError(f'{str(path)!r} is damaged ({error}); delete {what}, and what it held is made '
+                         'again') from error
 
 
 def write_json(path: Path, content: dict) -> None:

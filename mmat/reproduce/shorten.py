@@ -4,7 +4,7 @@ from typing import Dict
 from mmengine.config import Config
 
 # What counts epochs in mmengine's parameter schedulers.
-_SCHEDULER_TIMES = ('milestones', 'step_size', 'T_max', 'begin', 'end', 'total_iters')
+_SCHEDULER_TIMES = ('milestones', 'step_size', 'T_max', 'periods', 'begin', 'end', 'total_iters', 'total_steps')
 # And in the weights of transfer heads; those without `end` end with the training.
 _WEIGHT_TIMES = ('milestones', 'begin', 'end')
 
@@ -25,7 +25,7 @@ def shorten(config: Config, scale: float) -> Dict[str, object]:
     Raises:
         ValueError: ``scale`` is not positive, or the training is not counted in epochs.
     """
-    if not scale > 0:
+    if not 0 < scale < float('inf'):
         raise ValueError(f'the epochs can be scaled by a positive number only, got {scale}')
     if not config.train_cfg.get('by_epoch', True) or 'max_epochs' not in config.train_cfg:
         raise ValueError(f'{config.filename} counts its training in iterations; only epochs can be scaled')
@@ -44,6 +44,11 @@ def shorten(config: Config, scale: float) -> Dict[str, object]:
         for name in names:
             if settings.get(name) is not None:
                 options[f'{prefix}.{name}'] = scaled(settings[name])
+        if f'{prefix}.end' in options:
+            # Of at least an epoch, as whoever reads it insists.
+            options[f'{prefix}.end'] = max(options[f'{prefix}.end'], options.get(f'{prefix}.begin', 0) + 1)
+        if str(settings.get('type')).lower().startswith('exponential'):
+            options[f'{prefix}.gamma'] = settings['gamma']**(before / after)
 
     for prefix, scheduler in _numbered('param_scheduler', config.get('param_scheduler')):
         if scheduler.get('by_epoch', True):
@@ -52,7 +57,17 @@ def shorten(config: Config, scale: float) -> Dict[str, object]:
         for key, value in head.items():
             if isinstance(value, dict) and 'initial' in value and value.get('by_epoch', True):
                 collect(value, f'{prefix}.{key}', _WEIGHT_TIMES)
+                _keep_apart(options, f'{prefix}.{key}', after)
     return options
+
+
+def _keep_apart(options: dict, prefix: str, epochs: int) -> None:
+    """Where a head's weight changes: inside the training, and never twice at once, as it insists."""
+    if f'{prefix}.begin' in options:
+        options[f'{prefix}.begin'] = min(options[f'{prefix}.begin'], epochs - 1)
+    last, milestones = options.get(f'{prefix}.begin', 0), options.get(f'{prefix}.milestones', [])
+    for index, milestone in enumerate(milestones):
+        milestones[index] = last = max(milestone, last + 1)
 
 
 def _numbered(name: str, settings) -> list:
