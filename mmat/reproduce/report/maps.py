@@ -1,0 +1,150 @@
+"""What the networks of a table look at, in the same test images."""
+import io
+import textwrap
+from dataclasses import dataclass, field
+from typing import Dict, List, Tuple
+
+import numpy as np
+from mmengine.config import Config
+
+from mmat.utils.zoo import find_config
+
+from ..run import Run
+from .content import Content, Group
+
+# Images of a picture, one below the other, and about how many maps stand side by side.
+_IMAGES = 4
+_MAPS = 10
+
+
+@dataclass
+class Maps:
+    """The picture of a group.
+
+    Attributes:
+        png (bytes): Empty where there is none.
+        width (int): In pixels.
+        height (int): In pixels.
+        networks (list[str]): Whose attention it shows,
+        images (list[str]): and in images of which classes.
+        missing (list[str]): Why something is not shown, a sentence each.
+    """
+    png: bytes = b''
+    width: int = 0
+    height: int = 0
+    networks: List[str] = field(default_factory=list)
+    images: List[str] = field(default_factory=list)
+    missing: List[str] = field(default_factory=list)
+
+
+def draw_maps(content: Content) -> Dict[Group, Maps]:
+    """A picture of each group's networks that are done, of their first seed, teachers first.
+
+    Where data or a checkpoint is not at hand, there is none, and it says why.
+    """
+    drawn, pictures = {}, {}
+    seen: Dict[tuple, Maps] = {}
+    for group in content.groups:
+        networks = _networks(group, content)
+        # Columns may be numbers of the same trainings.
+        key = tuple(networks.values())
+        if key in seen:
+            drawn[group] = Maps()
+            continue
+        drawn[group] = seen[key] = Maps()
+        if networks:
+            _draw(networks, content, pictures, drawn[group])
+    return drawn
+
+
+def _networks(group: Group, content: Content) -> Dict[str, Run]:
+    """Name -> run, of what is to be looked at."""
+    networks, taught = {}, {}
+    for cell in group.cells:
+        if cell.runs and cell.runs[0] in content.results:
+            networks[cell.label] = cell.runs[0]
+        for run in cell.runs[:1]:
+            if run.teacher in content.results:
+                taught.setdefault(run.teacher, f'teacher {run.teacher.name}' if taught else 'teacher')
+    own = {run: label for label, run in networks.items()}
+    return {**{own.get(run, name): run for run, name in taught.items()}, **networks}
+
+
+def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps) -> None:
+    # Here: these take seconds to import, and a table of which nothing is done needs none of them.
+    from mmat.apis import get_model
+    from mmat.models.seen import as_seen
+    from mmat.tooling.comparison import compare_attention
+    models = {}
+    for label, run in networks.items():
+        file = run.work_dir / content.results[run]['checkpoint']
+        try:
+            if not file.is_file():
+                raise FileNotFoundError(f'its checkpoint {file.name} is not there any more')
+            models[label] = get_model(run.config, pretrained=str(file)), None
+        except Exception as error:  # whatever is wrong with one checkpoint, the report is of all
+            maps.missing.append(f'{label} is not shown: {_first_line(error)}')
+    if not models:
+        return
+    try:
+        run = networks[next(iter(models))]
+        config = Config.fromfile(find_config(run.config))
+        config.merge_from_dict(run.options)  # such as where the data lies
+        images, titles = _images(config, pictures)
+        first, _ = next(iter(models.values()))
+        shown = as_seen(first.data_preprocessor, dict(inputs=images))
+        attention = compare_attention(models, images)
+        maps.png, maps.width, maps.height = _render(shown, attention, titles)
+    except Exception as error:  # each dataset has its own way of not being there
+        maps.missing.append(f'No attention is shown: {_first_line(error)}')
+        return
+    maps.networks, maps.images = list(models), titles
+
+
+def _images(config: Config, pictures: dict) -> tuple:
+    """Test images and their classes, read once for all groups of one dataset."""
+    from mmat.tooling.comparison import pictures_from_dataset
+    key = str(config.test_dataloader.dataset)
+    if key not in pictures:
+        pictures[key] = pictures_from_dataset(config, 'test', _IMAGES)
+    return pictures[key]
+
+
+def _render(images, attention: Dict[str, dict], titles: List[str]) -> Tuple[bytes, int, int]:
+    """A PNG, and its size: some networks beside each other, the next ones below."""
+    from PIL import Image
+
+    from mmat.visualization import render_attention_grid
+    count = sum(map(len, attention.values()))
+    share = count / max(1, round(count / _MAPS))
+    lines: List[dict] = [{}]
+    for name, layers in attention.items():
+        if lines[-1] and sum(map(len, lines[-1].values())) + len(layers) > share * 1.01:
+            lines.append({})
+        lines[-1][_title(name, len(layers))] = layers
+    titles = [_literal(textwrap.shorten(title.split(',')[0], 14, placeholder='…')) for title in titles]
+    grids = [render_attention_grid(images, line, titles) for line in lines]
+    whole = np.full((sum(map(len, grids)), max(grid.shape[1] for grid in grids), 3), 255, np.uint8)
+    top = 0
+    for grid in grids:
+        whole[top:top + len(grid), :grid.shape[1]] = grid
+        top += len(grid)
+    file = io.BytesIO()
+    # A palette: a third of the bytes, and no difference to the eye.
+    Image.fromarray(whole).quantize(256, dither=Image.Dither.NONE).save(file, 'PNG', optimize=True)
+    return file.getvalue(), whole.shape[1], whole.shape[0]
+
+
+def _title(name: str, layers: int) -> str:
+    """A network's name in as much room as its maps have."""
+    lines = textwrap.wrap(name, 13 * layers + 2, max_lines=2, placeholder='…')
+    return _literal('\n'.join(lines))
+
+
+def _literal(text: str) -> str:
+    """For matplotlib, to which dollars are the beginning of a formula."""
+    return text.replace('$', r'\$')
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
