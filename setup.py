@@ -7,11 +7,11 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 # What a wheel holds beside the package, where OpenMMLab's packages keep it and `mim` looks for it: mmat/.mim.
-ZOO = ('configs', 'tools', 'recipes', 'model-index.yml')
+ZOO = ('configs', 'tools', 'recipes', 'checkpoints', 'model-index.yml')
 
 
 class BuildWithZoo(build_py):
-    """Puts configs, tools, recipes and the model index into the wheel."""
+    """Puts configs, tools, recipes, checkpoints and the model index into the wheel."""
 
     def run(self):
         super().run()
@@ -36,6 +36,7 @@ def version():
 EXTRAS = {
     'digits': ['scikit-learn'],
     'converters': ['h5py'],
+    'slurm': ['submitit>=1.5'],
     'timm': ['timm'],
     'docs': ['sphinx>=7.4', 'myst-parser>=3', 'furo'],
 }
@@ -67,6 +68,7 @@ setup(
     ],
     cmdclass={'build_py': BuildWithZoo},
     packages=find_packages(include=['mmat', 'mmat.*']),
+    package_data={'mmat.reproduce.report': ['*.css']},
     python_requires='>=3.10',
     # mmcv is not here: mmcv and mmcv-lite share a folder and pip would install the one over the other. The README's
     # command adds mmcv-lite where there is neither.

@@ -22,7 +22,7 @@ from zoo_table import (
 from mmat.models import build_network
 
 KEYS = {'Name', 'Metadata', 'In Collection', 'Config', 'Results', 'Weights', 'Training Log'}
-METADATA = {'FLOPs', 'Parameters', 'Training Data', 'Student', 'Teacher', 'Method'}
+METADATA = {'FLOPs', 'Parameters', 'Training Data', 'Student', 'Teacher', 'Method', 'Epochs', 'Seed'}
 MACS = 'multiply-accumulates'
 READMES = sorted(ROOT.glob('configs/*/README.md'))
 
@@ -82,6 +82,9 @@ def test_results_are_numbers_and_weights_are_named_by_their_hash(name):
         assert weights.startswith('https://')
     else:
         assert hashlib.sha256((ROOT / weights).read_bytes()).hexdigest().startswith(published[1])
+        # Of a run of ours, and test_results.py knows which.
+        assert (ROOT / entry['Training Log']).is_file() and entry['Results']
+        assert isinstance(entry['Metadata']['Seed'], int) and entry['Metadata']['Epochs']
 
 
 @pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)
@@ -156,6 +159,9 @@ def test_a_readmes_tables_agree_with_the_metafiles(readme):
                 assert f'[model]({entry["Weights"]})' in cell
                 assert ('[log]' in cell) == ('Training Log' in entry)
                 assert entry.get('Training Log', '') in cell
+            elif column == 'checkpoint':
+                found = [(readme.parent / link).resolve() for link in re.findall(r'\]\(([^)]*)\)', cell)]
+                assert found == [ROOT / entry['Weights'], ROOT / entry['Training Log']], row
             elif column == 'parameters, M':
                 assert abs(float(cell) - facts['Parameters'] / 1e6) < 0.006, row
             elif column == 'FLOPs, G':

@@ -11,9 +11,15 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import torch
+
+from mmat.models import build_network
+from mmat.reproduce.metafile import set_training
+from mmat.tooling.publish import publish_checkpoint
 
 ROOT = Path(__file__).parents[1]
 ZOO = ('configs', 'tools', 'recipes', 'checkpoints')
+WITH_WEIGHTS = 'wrn16-1_1xb10_digits'
 
 
 def files_under(root, *folders):
@@ -30,8 +36,15 @@ def source(tmp_path_factory):
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, target)
-        elif path.name in ('mmat', 'docs', 'tests', 'projects', 'benchmarks', *ZOO):
+        elif path.name in ('mmat', 'docs', 'tests', 'projects', 'benchmarks', 'results', *ZOO):
             shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns('__pycache__', '_build', '.mim'))
+    # Weights of a config, whatever weights the zoo has.
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=build_network(WITH_WEIGHTS).state_dict()), target / 'epoch_1.pth')
+    weights = publish_checkpoint(target / 'epoch_1.pth', target / 'checkpoints' / 'of_a_test', half=True)
+    (target / 'epoch_1.pth').unlink()
+    metafile = target / 'configs' / 'wide_resnet' / 'metafile.yml'
+    metafile.write_text(set_training(metafile.read_text(), WITH_WEIGHTS, dict(Weights=f'checkpoints/{weights.name}')))
     return target
 
 
@@ -78,7 +91,7 @@ def test_the_source_distribution_builds_the_wheel_of_the_checkout(built):
 def test_the_source_distribution_holds_the_repository(built, source):
     with tarfile.open(built[0]) as archive:
         found = {name.split('/', 1)[1] for name in archive.getnames() if '/' in name}
-    assert files_under(source, 'docs', 'tests', 'projects', 'benchmarks', 'mmat', *ZOO) <= found
+    assert files_under(source, 'docs', 'tests', 'projects', 'benchmarks', 'results', 'mmat', *ZOO) <= found
     assert {'README.md', 'CONTRIBUTING.md', 'LICENSE', 'CITATION.cff', 'model-index.yml', 'setup.py',
             'pyproject.toml'} <= found
 
@@ -160,24 +173,28 @@ def run(python, folder, *words):
 def test_the_wheel_needs_nothing_that_it_does_not_require(install, tmp_path, source):
     """Every module imports with the plain requirements, and names of the zoo mean what lies in the wheel."""
     python, packages = install()
-    output = run(python, tmp_path, '-c', """
+    output = run(python, tmp_path, '-c', f"""
 import importlib, importlib.util, json, pkgutil, sys
 import mmat
 for module in pkgutil.walk_packages(mmat.__path__, 'mmat.'):
     importlib.import_module(module.name)
-from mmat.apis.reproduce import TOOLS
-from mmat.utils.zoo import zoo_root
+from mmat.utils.zoo import find_weights, zoo_root
 model = mmat.get_model('wrn16-1_at-wrn16-2_1xb128_cifar10')
+trained = mmat.get_model('{WITH_WEIGHTS}', pretrained=True)
 print(json.dumps(dict(
-    file=mmat.__file__, root=str(zoo_root()), tools=str(TOOLS), models=mmat.list_models(),
-    parameters=sum(each.numel() for each in model.parameters()),
+    file=mmat.__file__, root=str(zoo_root()), models=mmat.list_models(), weights=find_weights('{WITH_WEIGHTS}'),
+    parameters=sum(each.numel() for each in model.parameters()), first=trained.backbone.conv0.weight[0].tolist(),
     extras=[name for name in ('sklearn', 'h5py', 'timm', 'sphinx') if importlib.util.find_spec(name)])))
 """)
     found = json.loads(output.splitlines()[-1])
     assert Path(found['file']) == packages / 'mmat' / '__init__.py'
     assert Path(found['root']) == packages / 'mmat' / '.mim'
-    assert Path(found['tools']) == packages / 'mmat' / '.mim' / 'tools'
+    assert (packages / 'mmat' / '.mim' / 'tools' / 'train.py').is_file()
     assert found['parameters'] == 175066 and found['extras'] == []
+    weights, = source.glob('checkpoints/of_a_test_*.pth')
+    assert Path(found['weights']) == packages / 'mmat' / '.mim' / 'checkpoints' / weights.name
+    first = torch.load(weights)['state_dict']['backbone.conv0.weight'][0]
+    assert torch.equal(torch.tensor(found['first']), first.float())
     import mmat
     assert found['models'] == mmat.list_models()
 

@@ -1,0 +1,22 @@
+#!/usr/bin/env python
+"""Fill the tables of the READMEs from results/*.csv and checkpoints/index.csv."""
+import argparse
+
+from mmat.apis.launch import command_line
+from mmat.reproduce.readme_tables import update
+from mmat.utils.zoo import zoo_root
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--check', action='store_true', help='write nothing; status 1 where a table is out of step')
+    args = parser.parse_args()
+    root = zoo_root()
+    pages = update(root, write=not args.check)
+    for page in pages:
+        print(f'{page.relative_to(root)}: ' + ('out of step' if args.check else 'filled'))
+    return int(args.check and bool(pages))
+
+
+if __name__ == '__main__':
+    command_line(main)
