@@ -150,4 +150,6 @@ def _results(entry: dict) -> str:
     if not texts:
         return '–'
     # Weights at a URL are those of another project.
-    return ', '.join(texts) + (', published' if '://' in entry.get('Weights', '') else '')
+    published = ', published' if '://' in entry.get('Weights', '') else ''
+    epochs = str(entry['Metadata'].get('Epochs', ''))
+    return ', '.join(texts) + published + (f', {epochs} epochs' if ' of ' in epochs else '')

@@ -88,7 +88,9 @@ def test_the_zoo_page_lists_every_model_with_its_config(site):
             assert (results == '–') == ('Results' not in entry)
             assert all(f'{value:.2f}' in results for result in entry.get('Results', ())
                        for value in result['Metrics'].values())
-            assert (entry.get('Weights') or '') in weights and bool(weights) == ('Weights' in entry)
+            assert Path(entry.get('Weights', '')).name in weights and bool(weights) == ('Weights' in entry)
+            epochs = str(entry['Metadata'].get('Epochs', ''))
+            assert ' of ' not in epochs or f'{epochs} epochs' in results
     assert rows['wrn16-1_at-wrn16-2_1xb128_cifar10'][1:4] == ['CIFAR-10', '175,066', '26.7 M']
 
 

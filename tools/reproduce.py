@@ -1,45 +1,93 @@
 #!/usr/bin/env python
-"""Train what a table needs, and report it.
+"""Train what a table of results needs, and write its report.
 
 What is done is not done again, and what was interrupted goes on from its last checkpoint.
 """
 import argparse
 from pathlib import Path
 
+from mmengine.config import DictAction
+
 from mmat.apis.launch import command_line
-from mmat.reproduce.pool import devices_of, execute
-from mmat.reproduce.progress import PlainProgress
+from mmat.reproduce.pool import DONE, devices_of, execute
+from mmat.reproduce.progress import failures, show_progress
 from mmat.reproduce.recipe import in_order, plan, read_recipe
+from mmat.reproduce.report import results_table, write_report
+from mmat.reproduce.requirements import downloads, missing
+from mmat.reproduce.slurm import execute_on_slurm
 
 
-def main():
+def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('recipe', help='such as recipes/at_digits.py')
     parser.add_argument('--seeds', type=int, metavar='N', help="seeds of each cell; default: the recipe's")
     parser.add_argument('--only', nargs='+', default=(), metavar='NAME',
-                        help="names of configs, such as 'wrn16-1_*'; their teachers are trained too")
+                        help="names of configs or rows, such as 'wrn16-1_*'; the teachers they need are trained too")
     parser.add_argument('--epochs-scale', type=float, default=1., metavar='X',
                         help='train X times as long, schedules scaled alike; the report says so')
     parser.add_argument('--work-dir', help='default: work_dirs/<recipe name>, and _x<scale> where epochs are scaled')
-    parser.add_argument('--jobs', type=int, help='trainings at a time; default: one for each GPU, or core')
+    parser.add_argument('--jobs', type=int, metavar='N',
+                        help='trainings at a time; default: one for each GPU, on a machine without them for each core. '
+                        'With slurm: of each job array; default: as many as the cluster lets')
     parser.add_argument('--gpus', type=int, nargs='+', metavar='N', help='numbers of the GPUs to use; default: all')
     parser.add_argument('--gpus-per-run', type=int, metavar='N',
                         help="processes that share a training and its batch; default: the recipe's")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of every config, such as train_dataloader.dataset.data_root=PATH')
+    parser.add_argument('--executor', choices=['local', 'slurm'], default='local',
+                        help='where trainings run: on this machine, or as jobs of a Slurm cluster')
+    parser.add_argument('--slurm', nargs='+', default=[], metavar='KEY=VALUE',
+                        help='what to ask of Slurm for each training, such as partition=gpu gpus_per_node=1')
     parser.add_argument('--dry-run', action='store_true', help='tell what would be trained, and train nothing')
-    args = parser.parse_args()
+    parser.add_argument('--report', action='store_true', help='write the report of what is done, and train nothing')
+    return parser.parse_args()
 
-    recipe = read_recipe(args.recipe)
+
+def main():
+    args = parse_args()
+    if args.slurm and args.executor != 'slurm':
+        raise ValueError('--slurm is for --executor slurm')
+    if args.gpus and args.executor == 'slurm':
+        raise ValueError('--gpus is for this machine; with --executor slurm it is --slurm gpus_per_node=N')
+    recipe, name = read_recipe(args.recipe), Path(args.recipe).stem
     suffix = f'_x{args.epochs_scale:g}' if args.epochs_scale != 1 else ''
-    work_dir = Path(args.work_dir or Path('work_dirs') / (Path(args.recipe).stem + suffix))
+    work_dir = Path(args.work_dir or Path('work_dirs') / (name + suffix))
     processes = args.gpus_per_run or recipe.gpus_per_run
-    plans = plan(recipe, work_dir, args.seeds, args.only, args.epochs_scale, processes)
-    runs = in_order(plans)
+    runs = plan(recipe, work_dir, args.seeds, args.only, args.epochs_scale, args.gpus_per_run,
+                args.cfg_options)
+    ordered = in_order(runs)
+
+    lacking = [] if args.report else missing(ordered)
     if args.dry_run:
-        for run in runs:
+        for run in ordered:
+            print(f'# {run.label}: ' + ('done' if run.result else 'running' if run.is_running else 'to be trained'))
             print(' '.join(run.command()))
-        return 0
-    states = execute(runs, devices_of(args.jobs, args.gpus, processes), PlainProgress())
-    return int(any(state != 'done' for state in states.values()))
+        print('\n'.join(f'# missing: {each}' for each in lacking))
+        return int(bool(lacking))
+    if lacking:
+        raise FileNotFoundError('nothing was trained, for there is something missing:\n' + '\n'.join(
+            f'- {each}' for each in lacking))
+
+    states = {}
+    if not args.report:
+        for each in downloads(ordered):
+            print(each, flush=True)
+        # On a cluster the devices are Slurm's.
+        devices = devices_of(args.jobs, args.gpus, processes) if args.executor == 'local' else []
+        try:
+            with show_progress(recipe.title, len(devices) or args.jobs or len(ordered), recipe.measure) as watch:
+                if args.executor == 'slurm':
+                    options = dict(word.partition('=')[::2] for word in args.slurm)
+                    states = execute_on_slurm(ordered, watch, work_dir / 'slurm', args.jobs, options)
+                else:
+                    states = execute(ordered, devices, watch)
+        except KeyboardInterrupt:
+            print('Interrupted. The same command goes on from the last checkpoints; --report writes what is done.')
+            return 130
+    report = write_report(name, recipe, runs, work_dir)
+    print(f'\n{results_table(name, recipe, runs, work_dir)}\n\n{recipe.note}\n\nReport: {", ".join(map(str, report))}')
+    print(f'\n{failures(states)}' if failures(states) else '', end='', flush=True)
+    return int(any(state != DONE for state in states.values()))
 
 
 if __name__ == '__main__':

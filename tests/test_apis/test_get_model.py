@@ -132,7 +132,7 @@ def test_weights_that_are_not_the_published_ones_are_refused(published):
 
 @pytest.mark.parametrize('arguments, error, message', [
     (('wrn16-1_1xb128_cifar', ), FileNotFoundError, 'closest names are.*wrn16-1_1xb128_cifar10'),
-    (('wrn16-1_1xb128_cifar10', True), ValueError, 'no weights for wrn16-1_1xb128_cifar10'),
+    (('nin-wide-nobn_1xb128_cifar10', True), ValueError, 'no weights for nin-wide-nobn_1xb128_cifar10'),
     (('wrn16-1_1xb128_cifar10', 'none.pth'), FileNotFoundError, "no checkpoint at 'none.pth'"),
     ((Config.fromfile(FILE), True), ValueError, 'no weights for a config'),
 ])

@@ -136,7 +136,8 @@ def test_mmpretrains_names_come_after_ours():
 
 def test_ours_needs_nothing_of_mmpretrain(monkeypatch):
     monkeypatch.setattr('mmpretrain.list_models', lambda: pytest.fail('asked'))
-    assert zoo.find_config(NAMES[0]) and zoo.find_weights(NAMES[0]) is None
+    assert zoo.find_config(NAMES[0])
+    assert zoo.find_weights(NAMES[0]) == zoo.zoo_index()[NAMES[0]].get('Weights')
     with pytest.raises(FileNotFoundError):
         zoo.find_config('nowhere.py')
 
