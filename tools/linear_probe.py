@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 import mmengine
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmat.apis import command_line, linear_probe
+from mmat.apis.launch import SettingsAction
 
 
 def main():
@@ -14,7 +15,7 @@ def main():
     parser.add_argument('config', help='such as recipes/linear_probe/cifar10_to_digits.py')
     parser.add_argument('--device', help='default: a GPU where there is one')
     parser.add_argument('--out', metavar='FILE', help='write the result here, as .json or .yml')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=SettingsAction, metavar='KEY=VALUE',
                         help='override settings of the config, such as checkpoint=PATH')
     args = parser.parse_args()
     if not Path(args.config).is_file():

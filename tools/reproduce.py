@@ -4,11 +4,10 @@
 What is done is not done again, and what was interrupted goes on from its last checkpoint.
 """
 import argparse
+import shlex
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-from mmat.apis.launch import command_line
+from mmat.apis.launch import SettingsAction, command_line
 from mmat.reproduce.pool import DONE, devices_of, execute
 from mmat.reproduce.progress import failures, show_progress
 from mmat.reproduce.recipe import in_order, plan, read_recipe
@@ -32,7 +31,7 @@ def parse_args():
     parser.add_argument('--gpus', type=int, nargs='+', metavar='N', help='numbers of the GPUs to use; default: all')
     parser.add_argument('--gpus-per-run', type=int, metavar='N',
                         help="processes that share a training and its batch; default: the recipe's")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=SettingsAction, metavar='KEY=VALUE',
                         help='override settings of every config, such as train_dataloader.dataset.data_root=PATH')
     parser.add_argument('--executor', choices=['local', 'slurm'], default='local',
                         help='where trainings run: on this machine, or as jobs of a Slurm cluster')
@@ -61,7 +60,7 @@ def main():
     if args.dry_run:
         for run in ordered:
             print(f'# {run.label}: ' + ('done' if run.result else 'running' if run.is_running else 'to be trained'))
-            print(' '.join(run.command()))
+            print(shlex.join(run.command()))
         print('\n'.join(f'# missing: {each}' for each in lacking))
         return int(bool(lacking))
     if lacking:

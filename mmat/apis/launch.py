@@ -20,12 +20,22 @@ from mmat.utils.cpu import keep_freed_memory
 from mmat.utils.zoo import find_config
 
 
+class SettingsAction(DictAction):
+    """mmengine's ``KEY=VALUE`` arguments, but a path keeps its spaces, and its commas where it exists."""
+
+    @staticmethod
+    def _parse_iterable(val: str):
+        text = val.strip('\'"')
+        is_path = ' ' in text and ',' not in text and not text.startswith(('(', '['))
+        return text if is_path or (os.sep in text and os.path.exists(text)) else DictAction._parse_iterable(val)
+
+
 def parse_common_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add what training and testing have in common, and parse."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; default: work_dirs/<config name>')
     parser.add_argument('--fp32', action='store_true',
                         help='on the CPU: plain fp32, without the recommended setting (bf16 autocast, channels_last)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=SettingsAction, metavar='KEY=VALUE',
                         help='override settings of the config, such as model.teacher.checkpoint=PATH')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes the one or the other, by version; torchrun sets LOCAL_RANK itself.

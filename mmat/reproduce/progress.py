@@ -98,20 +98,22 @@ class Progress:
     def left_of_all(self) -> Optional[float]:
         """Seconds that all still take, so many at a time and students after their teachers; None at the beginning.
 
-        Configs of which nothing is known are taken to have epochs like the others'.
+        Runs of configs of which nothing is known are taken to be as long as the others'.
         """
         paces = self.paces()
         if not paces:
             return None
-        usual = sum(paces.values()) / len(paces)
-        ends = {run: self.logs[run].left(self.logs[run].pace or paces.get(run.name, usual))
+        usual = sum(paces[name] * epochs for name, epochs in {
+            run.name: run.epochs for run in self.states if run.name in paces}.items()) / len(paces)
+        paces = {run.name: paces.get(run.name, usual / run.epochs) for run in self.states}
+        ends = {run: self.logs[run].left(self.logs[run].pace or paces[run.name])
                 for run, state in self.states.items() if state == RUNNING}
         free = [*ends.values(), *[0.] * (self.jobs - len(ends))]
         heapq.heapify(free)
         for run, state in self.states.items():
             if state == WAITING:
                 begin = max(heapq.heappop(free), ends.get(run.teacher, 0.))
-                ends[run] = begin + run.epochs * paces.get(run.name, usual)
+                ends[run] = begin + run.epochs * paces[run.name]
                 heapq.heappush(free, ends[run])
         return max(ends.values(), default=0.)
 

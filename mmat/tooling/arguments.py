@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Sequence, Union
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmat.apis.launch import merge_options
+from mmat.apis.launch import SettingsAction, merge_options
 from mmat.engine import AtomicBackend
 from mmat.utils.zoo import find_config
 
@@ -19,7 +19,7 @@ PICTURES = ('.png', '.pdf', '.svg')
 def add_config_arguments(parser: argparse.ArgumentParser, example: str = 'model.backbone.depth=22') -> None:
     """Add ``config`` and ``--cfg-options``; ``example`` is one of the latter, for the help."""
     parser.add_argument('config', help='config file, or a name from mmat.list_models()')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=SettingsAction, metavar='KEY=VALUE',
                         help=f'override settings of the config, such as {example}')
 
 

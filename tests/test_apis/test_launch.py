@@ -59,6 +59,10 @@ def test_torchruns_local_rank_is_kept(monkeypatch):
     ([], lambda c: c.launcher, 'none'),
     (['--launcher', 'slurm'], lambda c: c.launcher, 'slurm'),
     (['--cfg-options', 'model.teacher.checkpoint=a.pth'], lambda c: c.model.teacher.checkpoint, 'a.pth'),
+    (['--cfg-options', 'model.teacher.checkpoint=my runs/a.pth'],
+     lambda c: c.model.teacher.checkpoint, 'my runs/a.pth'),
+    (['--cfg-options', 'model.at_heads.0.pairs=[(1, 2), (0, 1)]'],
+     lambda c: c.model.at_heads[0].pairs, [(1, 2), (0, 1)]),
     # An element of a list, and a list of tuples.
     (['--cfg-options', 'model.at_heads.0.weight=5'], lambda c: c.model.at_heads[0].weight, 5),
     (['--cfg-options', 'model.at_heads.0.weight=5'], lambda c: c.model.at_heads[0].type, 'mmat.ActivationATHead'),

@@ -289,8 +289,8 @@ def test_a_teacher_that_is_not_trained_here(tmp_path, write_config):
 
 
 def test_a_teacher_that_no_file_would_help(write_config):
-    config = write_config(model=distiller(model='wrn16-2_1xb32_digits'))
-    with pytest.raises(ValueError, match='the teacher .wrn16-2_1xb32_digits. has no checkpoint: give'):
+    config = write_config(model=distiller(model='wrn40-1_1xb128_cifar10'))
+    with pytest.raises(ValueError, match='the teacher .wrn40-1_1xb128_cifar10. has no checkpoint: give'):
         missing([a_run(config)])
 
 

@@ -1,8 +1,9 @@
 """What the networks of a table look at, in the same test images."""
 import io
+import math
 import textwrap
 from dataclasses import dataclass, field
-from typing import Dict, List, Tuple
+from typing import Dict, List, Set, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -12,7 +13,7 @@ from mmat.utils.zoo import find_config
 from ..run import Run
 from .content import Content, Group
 
-# Images of a picture, one below the other, and about how many maps stand side by side.
+# Images of a picture, one below the other, and at most how many maps stand side by side, if no network has more.
 _IMAGES = 4
 _MAPS = 10
 
@@ -42,18 +43,16 @@ def draw_maps(content: Content) -> Dict[Group, Maps]:
 
     Where data or a checkpoint is not at hand, there is none, and it says why.
     """
-    drawn, pictures = {}, {}
-    seen: Dict[tuple, Maps] = {}
+    drawn: Dict[Group, Maps] = {}
+    pictures: dict = {}
+    shown: List[Set[Run]] = []
     for group in content.groups:
         networks = _networks(group, content)
-        # Columns may be numbers of the same trainings.
-        key = tuple(networks.values())
-        if key in seen:
-            drawn[group] = Maps()
-            continue
-        drawn[group] = seen[key] = Maps()
-        if networks:
+        drawn[group] = Maps()
+        # Columns may be numbers of the same trainings, and a row have nothing yet but the student of another.
+        if not any(set(networks.values()) <= runs for runs in [set(), *shown]):
             _draw(networks, content, pictures, drawn[group])
+            shown.append(set(networks.values()))
     return drawn
 
 
@@ -116,7 +115,7 @@ def _render(images, attention: Dict[str, dict], titles: List[str]) -> Tuple[byte
 
     from mmat.visualization import render_attention_grid
     count = sum(map(len, attention.values()))
-    share = count / max(1, round(count / _MAPS))
+    share = count / max(1, math.ceil(count / _MAPS))
     lines: List[dict] = [{}]
     for name, layers in attention.items():
         if lines[-1] and sum(map(len, lines[-1].values())) + len(layers) > share * 1.01:

@@ -15,8 +15,9 @@ def render_markdown(content: Content, maps: Dict[Group, Maps]) -> str:
     parts = [f'# {_text(content.title)}', _text(content.note), *_scaled(content),
              f'{count_runs(content)}. {time_spent(content)} Made {content.made} by the recipe '
              f'{_code(content.name)}; all numbers with their origin are in `results.csv`.',
-             *_doubts(content), '## Results', render_results(content), '\n'.join(f'- {line}' for line in legend(content)),
-             *_curves(content), *_attention(content, maps), *_failures(content), *_origins(content)]
+             *_doubts(content), '## Results', render_results(content),
+             '\n'.join(f'- {line}' for line in legend(content)), *_curves(content), *_attention(content, maps),
+             *_failures(content), *_origins(content)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 

@@ -1,0 +1,158 @@
+"""A training that takes a tenth of a second: it writes what a real one leaves behind, and goes on where it was.
+
+Its weights are a number that every epoch changes, by the seed, the teacher's weights and the number before, so that a
+run which lost an epoch, did one twice or began before its teacher was done ends with another.
+"""
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Python runs it when it starts: the processes of a job take this training for the real one.
+_CUSTOMIZE = """
+import sys
+from mmat.reproduce import provenance, run
+def command(self, tool='train'):
+    return [sys.executable, '-I', '-S', {script!r}, tool, str(self.work_dir), str(self.epochs), str(self.seed),
+            str(self.teacher.work_dir) if self.teacher else '']
+run.Run.command = command
+provenance.describe_code = lambda: dict(commit='abc', versions=dict(mmat='1'))
+provenance.describe_hardware = lambda processes: f'{{processes}} abacus'
+provenance.describe_precision = lambda work_dir: 'fp32'
+"""
+
+
+def install(monkeypatch, folder, delay=0.02, **settings):
+    """Let jobs that are started from here train this way.
+
+    Args:
+        delay (float): Seconds of an epoch.
+        fail (list[str]): Folders, such as 'a/seed0', whose training exits with status 3 in its second epoch.
+        no_validation (bool): Whether trainings end before their last validation.
+
+    As long as there is a file ``hold`` in the folder, they go no further than their first epoch.
+    """
+    (folder / 'customize').mkdir(exist_ok=True)
+    (folder / 'customize' / 'sitecustomize.py').write_text(_CUSTOMIZE.format(script=__file__))
+    monkeypatch.setenv('PYTHONPATH', str(folder / 'customize'), prepend=os.pathsep)
+    monkeypatch.setenv('FAKE', json.dumps(dict(settings, delay=delay, events=str(folder / 'events'))))
+
+
+def events(folder):
+    """What happened, in order: lists of 'begin' or 'end', the run's folder, the first epoch, and the process."""
+    file = folder / 'events'
+    return [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def weights_of(seed, epochs, teacher=''):
+    """What a training that nothing disturbs ends with."""
+    weights = '0'
+    for epoch in range(1, epochs + 1):
+        weights = _step(weights, epoch, seed, teacher)
+    return weights
+
+
+def accuracy_of(weights):
+    return int(weights[:4], 16) / 65536 * 100
+
+
+def make_runs(folder, epochs=4):
+    """A teacher, a student of its own kind that teaches another, and a run without teacher: five trainings."""
+    from mmat.reproduce.run import Run  # the training itself has nothing but Python
+    teacher = Run(folder / 'teacher' / 'seed0', 'teacher', 0, epochs)
+    middle = Run(folder / 'middle' / 'seed0', 'middle', 0, epochs, teacher=teacher)
+    return [teacher, middle, Run(folder / 'alone' / 'seed0', 'alone', 0, epochs),
+            Run(folder / 'last' / 'seed0', 'last', 0, epochs, teacher=middle),
+            Run(folder / 'last' / 'seed1', 'last', 1, epochs, teacher=middle)]
+
+
+def expected(epochs=4):
+    """Accuracies, by folder."""
+    teacher = weights_of(0, epochs)
+    middle = weights_of(0, epochs, teacher)
+    final = dict(teacher=teacher, alone=weights_of(0, epochs), middle=middle)
+    final = {f'{name}/seed0': weights for name, weights in final.items()}
+    final.update({f'last/seed{seed}': weights_of(seed, epochs, middle) for seed in (0, 1)})
+    return {name: accuracy_of(weights) for name, weights in final.items()}
+
+
+def measured(folder):
+    return {'/'.join(file.parts[-3:-1]): json.loads(file.read_text())['metrics']['accuracy/top1']
+            for file in folder.glob('*/*/result.json')}
+
+
+def wait_for(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def trainings_in(folder):
+    """Processes that train in a folder right now, those that wait to be buried left out."""
+    found = subprocess.run(['ps', '-ww', '-eo', 'pid,stat,args'], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines()
+            if __file__ in line and str(folder) in line and not line.split()[1].startswith('Z')]
+
+
+def _step(weights, epoch, seed, teacher):
+    return hashlib.sha256(f'{weights} {epoch} {seed} {teacher}'.encode()).hexdigest()
+
+
+def _weights_in(work_dir):
+    """Epochs and weights of the last checkpoint."""
+    pointer = work_dir / 'last_checkpoint'
+    if not pointer.is_file():
+        return 0, '0'
+    file = work_dir / Path(pointer.read_text()).name
+    return int(file.stem.split('_')[1]), file.read_text()
+
+
+def _write(path, text):
+    path.with_name('part').write_text(text)
+    os.replace(path.with_name('part'), path)
+
+
+def main(tool, work_dir, epochs, seed, teacher):
+    settings, work_dir, epochs, seed = json.loads(os.environ['FAKE']), Path(work_dir), int(epochs), int(seed)
+    name = '/'.join(work_dir.parts[-2:])
+    if tool == 'test':
+        _write(work_dir / 'test.json', json.dumps({'accuracy/top1': accuracy_of(_weights_in(work_dir)[1])}))
+        return
+    claim = os.open(work_dir / 'claim', os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        (work_dir / 'CLASH').touch()
+    done, weights = _weights_in(work_dir)
+    taught = _weights_in(Path(teacher))[1] if teacher else ''
+    with open(settings['events'], 'a') as file:
+        print('begin', name, done, os.getpid(), file=file)
+    log = work_dir / str(time.time_ns()) / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    print('training', name)
+    for epoch in range(done + 1, epochs + 1):
+        time.sleep(settings['delay'])
+        if epoch == 2 and name in settings.get('fail', ()):
+            print('the cause')
+            sys.exit(3)
+        weights = _step(weights, epoch, seed, taught)
+        with open(log, 'a') as file:
+            print(json.dumps(dict(loss=1., epoch=epoch, iter=5 * epoch, step=5 * epoch)), file=file)
+        _write(work_dir / f'epoch_{epoch}.pth', weights)
+        _write(work_dir / 'last_checkpoint', f'/elsewhere/epoch_{epoch}.pth')
+        if epoch < epochs or not settings.get('no_validation'):
+            with open(log, 'a') as file:
+                print(json.dumps({'accuracy/top1': accuracy_of(weights), 'step': epoch}), file=file)
+        while Path(settings['events']).with_name('hold').exists():
+            time.sleep(0.02)
+    with open(settings['events'], 'a') as file:
+        print('end', name, done, os.getpid(), file=file)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,324 @@
+"""What a report tells, held against numbers by hand and an HTML parser."""
+import csv
+import hashlib
+import html
+import json
+import re
+import shlex
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from report_tables import (
+    RESULT,
+    VERSIONS,
+    begin,
+    fail,
+    finish,
+    finish_all,
+    half_done,
+    make_recipe,
+    make_runs,
+    markdown_table,
+    report,
+    training,
+    two_rows,
+    write_config,
+)
+
+
+@pytest.fixture
+def table(tmp_path):
+    return half_done(tmp_path)
+
+
+def test_the_numbers_are_those_by_hand(table):
+    page, text = report(*table)
+    # Errors 10, 9, 7.5 of the student; 6.5, 6, 7 of the teacher; 7 of the only AT.
+    cells = [content for _, content in page.find('div', 'content')]
+    assert cells[0] == '9.007.50 to 10.003 seedspublished 8.77 +0.23'
+    assert cells[1] == '7.001 of 3 seeds; 2 not begunpublished 7.93 \N{MINUS SIGN}0.93'
+    assert cells[2] == '6.506.00 to 7.003 seedspublished 6.31 +0.19'
+    assert cells[3] == cells[0]
+    assert cells[4:] == ['—not begunpublished 8.25', '—not begun']
+    assert page.texts('th')[:4] == ['student', 'AT', 'teacher', 'from big']
+    rows = {(row[0], row[1]): row[2:] for row in markdown_table(text)[1:6]}
+    assert rows == {
+        ('**from big**', 'published'): ['8.77', '7.93', '6.31'],
+        ('', 'measured: median'): ['9.00', '7.00', '6.50'],
+        ('', 'min to max'): ['7.50 to 10.00', '', '6.00 to 7.00'],
+        ('', 'seeds'): ['3 seeds', '1 of 3 seeds; 2 not begun', '3 seeds'],
+        ('', 'difference'): ['+0.23', '\N{MINUS SIGN}0.93', '+0.19']}
+    counted = '7 of 15 runs are done, 8 not begun. Those that are done trained for 7 h 14 min in all.'
+    assert counted in text and counted in page.texts('div', 'status')[0]
+    with open(table[2] / 'results.csv', newline='') as file:
+        values = [(row['row'], row['column'], row['seed'], row['value']) for row in csv.DictReader(file)]
+    assert values[:3] == [('from big', 'student', *each) for each in (('0', '10'), ('1', '9'), ('2', '7.5'))]
+    assert len(values) == 10
+
+
+def test_a_difference_of_nothing_has_no_sign(tmp_path):
+    recipe = make_recipe([dict(row='one', column='error', config=write_config(tmp_path, 'one'), published=9.999)])
+    runs = make_runs(recipe, tmp_path / 'table')
+    finish_all(runs, {'one': [90.002, 90.002, 90.002]})
+    page, text = report(recipe, runs, tmp_path / 'table')
+    assert page.texts('span', 'difference') == ['0.00'] and markdown_table(text)[1][-1] == '0.00'
+    # And what stands beside nothing is not the best of it.
+    assert not page.find('strong')
+
+
+def test_every_field_of_where_a_number_is_from(table):
+    recipe, runs, work_dir = table
+    page, text = report(*table)
+    run, teacher = runs['small_at-big'][0], runs['big'][0]
+    wanted = [
+        'small_at-big', '7.00 %', 'small_at-big/seed0/epoch_10.pth',
+        hashlib.sha256(b'small_at-big, seed 0').hexdigest(), hashlib.sha256(b'big, seed 0').hexdigest(),
+        'big, seed 0', RESULT['commit'], *(f'{name} {version}' for name, version in VERSIONS.items()),
+        RESULT['hardware'], RESULT['precision'], '1 h 2 min', RESULT['date']]
+    folded = [content for _, content in page.find('details') if 'small_at-big' in content]
+    assert len(folded) == 1
+    line = ' '.join(next(row for row in markdown_table(text, 1) if 'AT' in row))
+    for value in wanted:
+        assert value in folded[0] and value in line.replace('\\', ''), value
+    fields = ('config', 'seed', 'error', 'checkpoint', 'SHA-256', 'teacher', "teacher's SHA-256", 'epochs', 'precision',
+              'hardware', 'commit', 'versions', 'wall time', 'times begun', 'date')
+    assert set(fields) <= {*page.texts('dt'), *page.texts('th')} and set(fields) <= {*markdown_table(text, 1)[0]}
+    # The same of each seed once, what differs seed by seed.
+    student = next(content for _, content in page.find('details') if content.startswith('student'))
+    assert student.count(RESULT['commit']) == 1
+    assert all(hashlib.sha256(f'small, seed {seed}'.encode()).hexdigest() in student for seed in range(3))
+    for shown in (folded[0], text):
+        command = next(line for line in re.findall(r'python tools.*?(?=python tools|```|$)', shown, re.S)
+                       if 'small_at-big/seed0' in line)
+        words = shlex.split(command)
+        assert words[:2] == ['python', 'tools/train.py'] and words[2] == run.config
+        assert words[words.index('--seed') + 1] == '0'
+        assert words[words.index('--work-dir') + 1] == 'work_dirs/table/small_at-big/seed0'
+        assert 'model.teacher.checkpoint=work_dirs/table/big/seed0' in words
+        assert sys.executable not in command and str(work_dir) not in command
+    assert teacher.label in folded[0]
+
+
+def test_the_page_asks_for_nothing(table):
+    page, _ = report(*table)
+    for tag, attributes, _ in page.elements:
+        assert tag not in ('script', 'link', 'iframe', 'object', 'embed', 'base', 'form')
+        for name, value in attributes.items():
+            assert name not in ('href', 'srcset', 'action', 'xlink:href') and not name.startswith('on')
+            assert name != 'src' or value.startswith('data:image/png;base64,')
+            assert 'url(' not in (value or '')
+    for style in page.texts('style'):
+        assert 'url(' not in style and '@import' not in style and 'http' not in style
+    policy = next(attributes['content'] for attributes, _ in page.find('meta')
+                  if attributes.get('http-equiv') == 'Content-Security-Policy')
+    assert policy.startswith("default-src 'none';") and 'script-src' not in policy
+
+
+def test_the_page_tells_those_who_cannot_see_it(table):
+    page, _ = report(*table)
+    assert page.elements[0][1] == {'lang': 'en'} and len(page.find('h1')) == 1 and len(page.find('caption')) == 1
+    levels = [int(tag[1]) for tag, *_ in page.elements if re.fullmatch('h[1-6]', tag)]
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:]))
+    scopes = [attributes.get('scope') for attributes, _ in page.find('th')]
+    assert scopes.count('row') == 2 and scopes.count('col') >= 3 and None not in scopes
+    assert all(attributes['alt'] for attributes, _ in page.find('img'))
+    for attributes, content in page.find('svg'):
+        assert attributes.get('aria-hidden') or attributes['role'] == 'img' and content
+    # What scrolls can be reached by the keyboard.
+    assert all(attributes.get('tabindex') == '0' for attributes, _ in page.find('div', 'scroll'))
+
+
+HOSTILE = '<script>alert(1)</script> "\'><img src=x onerror=alert(2)> </style> & | ` ``` *x* $\\frac \x1b[31mred\x07'
+SHOWN = '<script>alert(1)</script> "\'><img src=x onerror=alert(2)> </style> & | ` ``` *x* $\\frac red'
+
+
+def test_strings_are_shown_and_never_run(tmp_path):
+    configs = [write_config(tmp_path / 'configs', name) for name in ('one', 'two')]
+    recipe = make_recipe([dict(row=HOSTILE, column=column, config=config) for column, config in zip(
+        (HOSTILE, 'b' * 200), configs)], title=HOSTILE, note=HOSTILE)
+    runs = make_runs(recipe, tmp_path / 'table')
+    for run in runs['one']:
+        finish(run, 90, hardware=HOSTILE, commit=HOSTILE)
+    fail(runs['two'][0], [HOSTILE, '```', HOSTILE])
+    page, text = report(recipe, runs, tmp_path / 'table', HOSTILE)
+    assert not page.find('script') and not page.find('img')
+    shown = ' '.join(SHOWN.split())
+    assert page.texts('h1') == page.texts('title')[:1] == [shown] and page.texts('p', 'note') == [shown]
+    assert [content for attributes, content in page.find('th') if attributes.get('scope') == 'row'] == [shown]
+    assert page.texts('pre')[-1] == f'{shown} ``` {shown}'
+    assert any(content.count(shown) >= 2 for content in page.texts('details'))
+    # But for blocks of code and code within lines, which show what they hold.
+    outside = re.sub(r'(?ms)^(`{3,})\w*\n.*?^\1$', '', text)
+    outside = re.sub(r'(?<![`\\])(`+)(?!`).*?(?<!`)\1(?!`)', '', outside)
+    assert '<script' not in outside and '<img' not in outside and '&lt;script&gt;' in outside
+    markdown_table(text)  # as many cells in each line
+    svg = (tmp_path / 'table' / 'curves.svg').read_text()
+    assert ElementTree.fromstring(svg).tag.endswith('svg') and '<script' not in svg
+
+
+@pytest.mark.parametrize('scale, headline', [
+    (0.2, 'Shortened trainings: these are not the published experiments'),
+    (2, 'Trainings of another length: these are not the published experiments'), (1, None)])
+def test_shortened_trainings_are_never_taken_for_the_real_ones(scale, headline, tmp_path):
+    recipe = make_recipe(two_rows(tmp_path / 'configs'))
+    runs = make_runs(recipe, tmp_path / 'table', scale=scale)
+    finish_all(runs, {'small': [90, 91, 92.5]})
+    page, text = report(recipe, runs, tmp_path / 'table')
+    dagger = '† Not comparable with the published number: the training was not as long as its config says.'
+    if headline is None:
+        assert not page.find('aside', 'banner') and '>' not in text.replace('</', '').split('## Results')[0]
+        assert '+0.23' in page.texts('span', 'difference') and not page.find('span', 'void') and '†' not in text
+        return
+    banner, = page.texts('aside', 'banner')
+    epochs = round(10 * scale)
+    for shown in (banner, text.split('## Results')[0]):
+        assert headline in shown and f'{epochs} epochs in place of 10: all trainings' in shown
+        assert f'train_cfg.max_epochs={epochs}' in shown
+    assert set(page.texts('span', 'void')) == {'+0.23†'} == set(page.texts('span', 'difference'))
+    assert dagger in text and dagger in page.texts('ul', 'legend')[0] and '| +0.23† |' in text
+
+
+def test_without_numbers_in_print_there_is_no_column_for_them(tmp_path):
+    cells = [dict(row=name, column='error', config=write_config(tmp_path, name)) for name in ('one', 'two')]
+    recipe = make_recipe(cells)
+    runs = make_runs(recipe, tmp_path / 'table', scale=0.5)
+    finish_all(runs, {'one': [90, 91, 92.5]})
+    page, text = report(recipe, runs, tmp_path / 'table')
+    assert markdown_table(text) == [
+        ['', 'error, %: median', 'min to max', 'seeds'], ['one', '9.00', '7.50 to 10.00', '3 seeds'],
+        ['two', '', '', 'not begun']]
+    assert 'ublished' not in text and 'ublished' not in ' '.join(page.texts('main'))
+    assert "these are not the recipe's experiments" in text
+    assert page.texts('div', 'content') == ['9.00', '7.50 to 10.00', '3 seeds', '—', '—', 'not begun']
+
+
+def test_nothing_done_at_all(tmp_path):
+    recipe = make_recipe(two_rows(tmp_path / 'configs'))
+    runs = make_runs(recipe, tmp_path / 'table')
+    page, text = report(recipe, runs, tmp_path / 'table')
+    assert '0 of 15 runs are done, 15 not begun. ' in text and 'trained for' not in text
+    assert page.texts('h2') == ['Results'] and re.findall('^## .*', text, re.M) == ['## Results']
+    assert (tmp_path / 'table' / 'results.csv').read_text().count('\n') == 1
+    assert not list((tmp_path / 'table').glob('*.svg')) + list((tmp_path / 'table').glob('*.png'))
+
+
+def test_what_became_of_each_run(table):
+    recipe, runs, work_dir = table
+    at, deep, student_of_deep = runs['small_at-big'], runs['deep'], runs['small_at-deep']
+    begin(at[1], training([50, 60, 70]))
+    begin(at[2])
+    (at[2].work_dir / 'lock').touch()
+    fail(deep[0], ['ValueError: no <data>'], -9)
+    before = {path for path in work_dir.rglob('*') if path.is_file()}
+    with at[1].lock():  # as its process would
+        page, text = report(*table)
+    words = page.texts('span', 'seeds')
+    assert words[1] == '1 of 3 seeds; 1 running (epoch 3 of 10), 1 interrupted'
+    assert words[4] == '0 of 3 seeds; 3 waiting for a teacher that failed'
+    assert words[5] == '0 of 3 seeds; 1 failed, 2 not begun'
+    assert student_of_deep[0].record['attempts'] == []
+    assert '7 of 15 runs are done, 1 running, 1 failed, 1 interrupted, 3 waiting for a teacher that failed, ' \
+           '2 not begun.' in text
+    assert page.texts('section', 'failed-runs') == [
+        'FailedThe ends of their logs.deep, seed 0ended by signal 9ValueError: no <data>']
+    assert '### deep, seed 0: ended by signal 9\n\n```\nValueError: no <data>\n```' in text
+    # To look changes nothing: no lock where there was none.
+    there = {path for path in work_dir.rglob('*') if path.is_file()}
+    assert {path.name for path in there - before} <= {
+        'lock', 'report.html', 'report.md', 'results.csv', 'curves-1.svg', 'curves-2.svg'}
+    assert [path.parent for path in there - before if path.name == 'lock'] == [at[1].work_dir]
+
+
+def test_what_only_leaves_out_is_said_to_be(tmp_path):
+    recipe = make_recipe(two_rows(tmp_path / 'configs'))
+    runs = make_runs(recipe, tmp_path / 'table', only=['small'])
+    finish_all(runs, {'small': [90, 91, 92.5]})
+    page, text = report(recipe, runs, tmp_path / 'table')
+    assert page.texts('span', 'seeds') == ['3 seeds', 'left out', 'left out'] * 2
+    assert markdown_table(text)[4] == ['', 'seeds', '3 seeds', 'left out', 'left out']
+
+
+@pytest.mark.parametrize('measure, student, at, best', [
+    ('error', [90, 91, 92], [93, 94, 95], '6.00'),
+    ('accuracy', [90, 91, 92], [93, 94, 95], '94.00'),
+    ('error', [93, 94, 95], [90, 91, 92], '6.00'),
+    # One seed of AT is no better than one of the student.
+    ('error', [90, 91, 92], [92, 94, 95], None),
+    # Two seeds order nothing.
+    ('error', [90, 91], [93, 94], None),
+    # One is missing.
+    ('error', [90, 91, 92], [93, 94], None),
+])
+def test_bold_is_what_beats_the_others_in_every_seed(measure, student, at, best, tmp_path):
+    recipe = make_recipe(two_rows(tmp_path / 'configs')[:3], measure=measure, seeds=tuple(range(len(student))))
+    runs = make_runs(recipe, tmp_path / 'table')
+    # The teacher is better than both, and stands beside no one.
+    finish_all(runs, {'small': student, 'big': [97, 97, 97], 'small_at-big': at})
+    page, text = report(recipe, runs, tmp_path / 'table')
+    assert page.texts('strong') == ([best] if best else [])
+    assert [cell for cell in markdown_table(text)[2] if '**' in cell] == ([f'**{best}**'] if best else [])
+    assert ('Bold:' in text) == (best is not None)
+    assert ('lower' if measure == 'error' else 'higher') + ' is better' in text
+
+
+def test_consistent_runs_raise_no_doubt(table):
+    page, text = report(*table)
+    assert not page.find('aside') and 'Before you compare' not in text
+
+
+def change_result(run, **changes):
+    path = run.work_dir / 'result.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize('spoil, said', [
+    (lambda runs: change_result(runs['small_at-big'][0], teacher_sha256='f' * 64),
+     'The teacher of small_at-big, seed 0, was another than the big, seed 0, that is there: its SHA-256 was '
+     'ffffffffffff… and is {big}….'),
+    # Trained anew under the same name: its own result tells another hash than the student's.
+    (lambda runs: (change_result(runs['big'][0], checkpoint_sha256='e' * 64),
+                   (runs['big'][0].work_dir / 'epoch_10.pth').unlink()),
+     'The teacher of small_at-big, seed 0, was another than the big, seed 0, that is there: its SHA-256 was '
+     '{big}… and is eeeeeeeeeeee….'),
+    # Another file in its place.
+    (lambda runs: (runs['big'][0].work_dir / 'epoch_10.pth').write_bytes(b'other'),
+     'The teacher of small_at-big, seed 0, was another than the big, seed 0, that is there: its SHA-256 was '
+     '{big}… and is {other}….'),
+    (lambda runs: (runs['big'][0].work_dir / 'result.json').unlink(),
+     'The teacher of small_at-big, seed 0, big, seed 0, is not there any more, or not done.'),
+    (lambda runs: (runs['small'][1].work_dir / 'epoch_10.pth').write_bytes(b'other'),
+     'The checkpoint of small, seed 1, was changed since it was measured: its SHA-256 was {small}… and is {other}….'),
+    (lambda runs: change_result(runs['small'][1], commit='ba9876543210'),
+     'The runs differ in commit: 0123456789ab (6 runs), ba9876543210 (1 run).'),
+    # Begun with the one and ended with the other.
+    (lambda runs: change_result(runs['small'][1], commit='0123456789ab, ba9876543210'),
+     'The runs differ in commit: 0123456789ab (7 runs), ba9876543210 (1 run).'),
+    (lambda runs: change_result(runs['small'][1], commit='0123456789ab+'),
+     'The code of 1 run had changes that are in no commit (those with a +).'),
+    (lambda runs: change_result(runs['small'][1], commit=None),
+     'The runs differ in commit: 0123456789ab (6 runs), none (1 run).'),
+    (lambda runs: change_result(runs['small'][1], precision='fp32'),
+     'The runs differ in precision: bf16 autocast (6 runs), fp32 (1 run).'),
+    (lambda runs: change_result(runs['small'][1], hardware='a GPU'),
+     'The runs differ in hardware: 2 cores of a CPU (6 runs), a GPU (1 run).'),
+    (lambda runs: change_result(runs['small'][1], versions={**VERSIONS, 'torch': '2.14.0'}),
+     'The runs differ in the version of torch: 2.15.0 (6 runs), 2.14.0 (1 run).'),
+    (lambda runs: (runs['small'][1].work_dir / 'run.json').write_text(
+        json.dumps({**runs['small'][1].record, 'config_hash': 'another'})),
+     'The config of small, seed 1, was changed since it was trained.'),
+])
+def test_reasons_for_doubt_are_told(spoil, said, table):
+    spoil(table[1])
+    page, text = report(*table)
+    digests = {name: hashlib.sha256(content.encode()).hexdigest()[:12] for name, content in dict(
+        big='big, seed 0', small='small, seed 1', other='other').items()}
+    said = said.format(**digests)
+    assert said in page.texts('aside', 'doubts')[0] and said in html.unescape(text).replace('\\', '')
+
+
+def test_a_removed_checkpoint_is_no_inconsistency(table):
+    recipe, runs, work_dir = table
+    (runs['small'][0].work_dir / 'epoch_10.pth').unlink()
+    page, text = report(*table)
+    assert not page.find('aside') and 'small/seed0/epoch_10.pth (not there any more)' in text

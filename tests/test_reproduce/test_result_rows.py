@@ -1,0 +1,109 @@
+import json
+
+import pytest
+from mmengine.config import Config
+
+from mmat.reproduce.recipe import plan
+from mmat.reproduce.results import COLUMNS, collect, read_csv, summarise, write_csv
+
+TEACHER, STUDENT, AT = 'wrn16-2_1xb32_digits', 'wrn16-1_1xb10_digits', 'wrn16-1_at-wrn16-2_1xb10_digits'
+VERSIONS = dict(mmat='0.1.0', python='3.11.7', torch='2.15.0', torchvision='0.29.2', mmengine='0.10.7',
+                mmpretrain='1.2.0', numpy='2.4.6')
+
+
+@pytest.fixture
+def recipe():
+    cell = dict(metric='accuracy/top1', published=None)
+    return Config(dict(title='t', note='n', seeds=(0, 1, 2), measure='error', gpus_per_run=1, cells=[
+        dict(cell, row='teacher', column='a', config=TEACHER, seeds=(7, )),
+        dict(cell, row='student', column='a', config=STUDENT, published=20.5),
+        dict(cell, row='AT', column='a', config=AT, teacher=TEACHER),
+        dict(cell, row='AT', column='top 5', config=AT, teacher=TEACHER, metric='accuracy/top5')]))
+
+
+@pytest.fixture
+def finish():
+    """Leaves what a finished training leaves."""
+
+    def finish(run, accuracy):
+        run.prepare()
+        (run.work_dir / 'result.json').write_text(json.dumps(dict(
+            metrics={'accuracy/top1': accuracy, 'accuracy/top5': accuracy + 1}, epochs=run.epochs, precision='fp32',
+            checkpoint='epoch_3.pth', checkpoint_sha256=f'{accuracy:.0f}', teacher_sha256=run.teacher and 'abc',
+            wall_time=12, attempts=2, date='2026-11-21', hardware='2 cores of X', commit='c0ffee', versions=VERSIONS)))
+
+    return finish
+
+
+@pytest.fixture
+def rows(recipe, tmp_path, finish):
+    plans = plan(recipe, tmp_path, scale=0.05)
+    finish(plans[TEACHER][0], 99.)
+    for run, accuracy in zip(plans[STUDENT], (80., 70., 79.00001)):
+        finish(run, accuracy)
+    for run, accuracy in zip(plans[AT], (88., 82.25)):  # the third is not done
+        finish(run, accuracy)
+    return collect('digits', recipe, plans)
+
+
+def test_a_row_for_each_cell_and_seed_that_is_done(rows):
+    assert [(row['row'], row['column'], row['seed'], row['value']) for row in rows] == [
+        ('teacher', 'a', 7, 1.0), ('student', 'a', 0, 20.0), ('student', 'a', 1, 30.0), ('student', 'a', 2, 21.0),
+        ('AT', 'a', 0, 12.0), ('AT', 'a', 1, 17.75), ('AT', 'top 5', 0, 11.0), ('AT', 'top 5', 1, 16.75)]
+    assert all(tuple(row) == COLUMNS for row in rows)
+
+
+def test_a_row_tells_where_it_is_from(rows):
+    assert rows[4] == dict(
+        VERSIONS, recipe='digits', row='AT', column='a', published=None, measure='error', value=12.0,
+        metric='accuracy/top1', config=AT, seed=0, epochs=3, planned_epochs=60, processes=1, precision='fp32',
+        options='train_cfg.max_epochs=3 param_scheduler.milestones=[1,2,2]', teacher=TEACHER, teacher_seed=7,
+        teacher_sha256='abc', checkpoint_sha256='88', commit='c0ffee', hardware='2 cores of X', wall_time=12,
+        attempts=2, date='2026-11-21')
+    assert rows[1]['teacher'] is rows[1]['teacher_seed'] is rows[1]['teacher_sha256'] is None
+
+
+def test_accuracies_where_the_recipe_is_of_them(recipe, tmp_path, finish):
+    recipe.measure = 'accuracy'
+    plans = plan(recipe, tmp_path, only=[TEACHER])
+    finish(plans[TEACHER][0], 98.7654321)
+    row, = collect('digits', recipe, plans)
+    assert row['value'] == 98.7654 and row['measure'] == 'accuracy'
+
+
+def test_nothing_is_measured_yet(recipe, tmp_path):
+    assert collect('digits', recipe, plan(recipe, tmp_path)) == []
+    assert summarise([]) == {}
+
+
+def test_the_summary_by_hand(rows):
+    summaries = summarise(rows)
+    assert list(summaries) == [('teacher', 'a'), ('student', 'a'), ('AT', 'a'), ('AT', 'top 5')]
+    assert summaries['student', 'a'] == dict(
+        values={0: 20.0, 1: 30.0, 2: 21.0}, median=21.0, min=20.0, max=30.0, published=20.5, difference=0.5,
+        config=STUDENT, epochs=3, planned_epochs=60)
+    # Of two, their mean.
+    assert summaries['AT', 'a']['median'] == 14.875 and summaries['AT', 'a']['difference'] is None
+    assert summaries['teacher', 'a']['values'] == {7: 1.0}
+
+
+def test_what_is_written_is_read_back(rows, tmp_path):
+    rows[0]['row'] = 'a "row", of two\nlines: ü'
+    write_csv(rows, tmp_path / 'results' / 'digits.csv')
+    assert read_csv(tmp_path / 'results' / 'digits.csv') == rows
+    text = (tmp_path / 'results' / 'digits.csv').read_bytes()
+    assert text.startswith(','.join(COLUMNS).encode() + b'\n') and b'\r' not in text
+    write_csv([], tmp_path / 'empty.csv')
+    assert read_csv(tmp_path / 'empty.csv') == []
+
+
+@pytest.mark.parametrize('header', ['', 'row,column\n', ','.join(COLUMNS[:-1]) + '\n', ','.join(COLUMNS[::-1]) + '\n'])
+def test_other_columns_are_refused(tmp_path, header):
+    (tmp_path / 'x.csv').write_text(header)
+    with pytest.raises(ValueError, match="x.csv' is no file of results: its columns are"):
+        read_csv(tmp_path / 'x.csv')
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match='x.csv'):
+        read_csv(tmp_path / 'x.csv')
