@@ -37,6 +37,8 @@ def collect(name: str, recipe: Config, runs: Dict[str, List[Run]]) -> List[dict]
         ``planned_epochs`` those of the config.
     """
     rows = []
+    planned = {each: Config.fromfile(find_config(group[0].config)).train_cfg.max_epochs
+               for each, group in runs.items() if group}
     for cell in recipe.cells:
         for run in runs.get(name_of(cell.config), ()):
             result = run.result
@@ -47,7 +49,7 @@ def collect(name: str, recipe: Config, runs: Dict[str, List[Run]]) -> List[dict]
                 recipe=name, row=cell.row, column=cell.column, published=cell.published, measure=recipe.measure,
                 value=round(100 - accuracy if recipe.measure == 'error' else accuracy, 4), metric=cell.metric,
                 config=run.name, seed=run.seed, epochs=result['epochs'],
-                planned_epochs=Config.fromfile(find_config(run.config)).train_cfg.max_epochs,
+                planned_epochs=planned[run.name],
                 options=' '.join(run.command_options(teacher=False)), processes=run.processes,
                 precision=result['precision'], teacher=run.teacher and run.teacher.name,
                 teacher_seed=run.teacher and run.teacher.seed, teacher_sha256=result['teacher_sha256'],

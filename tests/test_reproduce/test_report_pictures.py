@@ -57,6 +57,17 @@ def test_curves_are_drawn_where_they_belong(table):
     assert 'AT' in lines and 'AT, seed 0' not in lines and 'teacher, median' in lines
 
 
+def test_the_median_is_drawn_where_every_seed_has_a_value(table):
+    recipe, runs, work_dir = table
+    for seed, run in enumerate(runs['small']):
+        lines = training([50, 60, 70])
+        log(run, [line for line in lines if seed != 1 or line != {'accuracy/top1': 60, 'step': 2}])
+    page, _ = report(*table)
+    paths = [attributes['d'] for tag, attributes, _ in page.elements if attributes.get('class') == 'median']
+    # In the legend of three, then the error of the student: two points of three, one step.
+    assert paths[:3] == ['M0 0H16'] * 3 and len(re.findall(r'-?[\d.]+', paths[3].partition('l')[2])) == 2
+
+
 def test_a_curve_is_read_as_it_was_the_last_time(tmp_path):
     from mmat.reproduce.report.curves import read_curve
     lines = training([50, 60]) + [dict(line, loss=9.) if 'loss' in line else {**line, 'accuracy/top1': 70}
@@ -157,7 +168,7 @@ def networks(network_config, tmp_path):
         text = Path(path).read_text().replace("model = {'type': 'none'}", f'model = {network_config()!r}')
         Path(path).write_text(text)
     recipe = make_recipe([
-        dict(row='student $alone', column='error', config=configs['small']),
+        dict(row='student $\\nonsense$', column='error', config=configs['small']),
         dict(row='student with AT', column='error', config=configs['small_at-big'], teacher=configs['big'])],
         seeds=(0, ))
     runs = make_runs(recipe, tmp_path / 'table')
@@ -180,8 +191,8 @@ def test_attention_of_teacher_and_students(networks):
     assert (int(attributes['height']), int(attributes['width'])) == picture.shape[:2]
     from mmat.datasets import Digits
     labels = [str(int(Digits('test').labels[index])) for index in (0, 265, 531, 796)]
-    assert attributes['alt'] == ('Attention maps of teacher, student $alone, student with AT for the same test images '
-                                 f'of {", ".join(labels)}.')
+    assert attributes['alt'] == ('Attention maps of teacher, student $\\nonsense$, student with AT for the same test '
+                                 f'images of {", ".join(labels)}.')
     assert 'attention.png' in text and 'Teachers that are no number of the table:' in page.texts('p')
     assert any('big, seed 0' in content for content in page.texts('summary'))
     # Three networks of three stages and the image, of four images, which are about 130 pixels wide.
@@ -216,8 +227,8 @@ def test_where_attention_cannot_be_shown_the_report_says_why(networks):
     recipe, runs, work_dir = networks
     (runs['small'][0].work_dir / 'epoch_10.pth').unlink()
     page, text = report(*networks)
-    said = 'student $alone is not shown: its checkpoint epoch_10.pth is not there any more'
-    assert said in page.texts('p', 'missing') and said in text.replace('\\', '')
+    said = 'student $\\nonsense$ is not shown: its checkpoint epoch_10.pth is not there any more'
+    assert said in page.texts('p', 'missing') and 'checkpoint epoch\\_10.pth is not there any more' in text
     assert page.find('img')[0][0]['alt'].startswith('Attention maps of teacher, student with AT for')
     for run in (runs['big'][0], runs['small_at-big'][0]):
         (run.work_dir / 'epoch_10.pth').write_bytes(b'no checkpoint')
