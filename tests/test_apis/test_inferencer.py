@@ -204,8 +204,8 @@ def test_keywords_change_the_model(config):
 
 
 def test_a_zoo_name_without_weights_is_refused():
-    with pytest.raises(ValueError, match='no weights for wrn16-1_1xb128_cifar10: train it, or name a checkpoint'):
-        mmat.AttentionInferencer('wrn16-1_1xb128_cifar10')
+    with pytest.raises(ValueError, match='no weights for nin-wide-nobn_1xb128_cifar10: train it, or name a checkpoint'):
+        mmat.AttentionInferencer('nin-wide-nobn_1xb128_cifar10')
 
 
 @pytest.mark.parametrize('options, message', [
