@@ -117,7 +117,9 @@ def _list(rows: List[dict], table: str, page: Path, root: Path) -> List[str]:
     weights = {(row['config'], row['results']): row for row in read_index(root)}
     seeds = [sorted(cell['values']) for cell in cells.values()]
     usual = max(seeds, key=lambda each: (len(each), seeds.count(each)))
-    median = f'{_measure(rows)}: ' + (f'median of {len(usual)} seeds' if len(usual) > 1 else _seeds(usual))
+    several = {len(each) for each in seeds if len(each) > 1}
+    median = f'{_measure(rows)}: ' + (_seeds(usual) if not several else f'median of {several.pop()} seeds' if
+                                      len(several) == 1 else 'median')
     plain = len({column for _, column in cells}) == 1
     content = []
     for (row, column), cell in cells.items():
