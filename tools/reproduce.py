@@ -10,7 +10,7 @@ from pathlib import Path
 from mmat.apis.launch import SettingsAction, command_line
 from mmat.reproduce.pool import DONE, devices_of, execute
 from mmat.reproduce.progress import failures, show_progress
-from mmat.reproduce.recipe import in_order, plan, read_recipe
+from mmat.reproduce.recipe import in_order, plan, read_recipe, table_name
 from mmat.reproduce.report import results_table, write_report
 from mmat.reproduce.requirements import downloads, missing
 from mmat.reproduce.slurm import execute_on_slurm
@@ -49,8 +49,7 @@ def main():
     if args.gpus and args.executor == 'slurm':
         raise ValueError('--gpus is for this machine; with --executor slurm it is --slurm gpus_per_node=N')
     recipe, name = read_recipe(args.recipe), Path(args.recipe).stem
-    suffix = f'_x{args.epochs_scale:g}' if args.epochs_scale != 1 else ''
-    work_dir = Path(args.work_dir or Path('work_dirs') / (name + suffix))
+    work_dir = Path(args.work_dir or Path('work_dirs') / table_name(args.recipe, args.epochs_scale))
     processes = args.gpus_per_run or recipe.gpus_per_run
     runs = plan(recipe, work_dir, args.seeds, args.only, args.epochs_scale, args.gpus_per_run,
                 args.cfg_options)

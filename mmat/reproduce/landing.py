@@ -14,7 +14,7 @@ from mmat.utils.files import write_whole
 from mmat.utils.zoo import find_config
 
 from .metafile import read_yaml, set_training
-from .recipe import hash_of, name_of, options_of, read_recipe
+from .recipe import hash_of, name_of, options_of, read_recipe, table_name
 from .results import collect, write_csv
 from .run import Run, open_run
 from .weights import (
@@ -71,8 +71,7 @@ def read_table(recipe: str, work_dir: Path, scale: float = 1.) -> Table:
             _check_run(run, config, scale)
     if not any(runs.values()):
         raise FileNotFoundError(f'nothing of {recipe} is done in {str(work_dir)!r}')
-    stem = Path(recipe).stem
-    return Table(stem + (f'_x{scale:g}' if scale != 1 else ''), collect(stem, content, runs), runs)
+    return Table(table_name(recipe, scale), collect(Path(recipe).stem, content, runs), runs)
 
 
 def _check_run(run: Run, config: Config, scale: float) -> None:

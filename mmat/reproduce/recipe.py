@@ -193,6 +193,11 @@ def in_order(runs: Dict[str, List[Run]]) -> List[Run]:
     return [run for *_, run in sorted(everyone, key=lambda each: each[:2])]
 
 
+def table_name(recipe: str, scale: float = 1.) -> str:
+    """How a table's folder and its file of results are called: the recipe's name, and ``_x<scale>`` where shortened."""
+    return Path(recipe).stem + (f'_x{scale:g}' if scale != 1 else '')
+
+
 def name_of(config: str) -> str:
     """How a config is called in folders and tables: its file's name."""
     return Path(find_config(config)).stem

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmat.apis.launch import command_line
 from mmat.reproduce.landing import land, read_table
 from mmat.reproduce.readme_tables import update
+from mmat.reproduce.recipe import table_name
 from mmat.utils.zoo import zoo_root
 
 
@@ -25,8 +26,7 @@ def main():
     root = zoo_root()
     if not (root / 'setup.py').is_file():
         raise ValueError(f'results land in a checkout of the repository, and {str(root)!r} is an installed package')
-    suffix = f'_x{args.epochs_scale:g}' if args.epochs_scale != 1 else ''
-    work_dir = Path(args.work_dir or Path('work_dirs') / (Path(args.recipe).stem + suffix))
+    work_dir = Path(args.work_dir or Path('work_dirs') / table_name(args.recipe, args.epochs_scale))
     for line in land(read_table(args.recipe, work_dir, args.epochs_scale), root, args.weights):
         print(line)
     for page in update(root):
