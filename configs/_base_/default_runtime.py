@@ -2,6 +2,8 @@
 default_scope = 'mmpretrain'
 
 default_hooks = dict(
+    # What is logged costs the same at every iteration, and waits for the device only when the log is written.
+    runtime_info=dict(type='mmat.RuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100, ignore_last=False),
     param_scheduler=dict(type='ParamSchedulerHook'),

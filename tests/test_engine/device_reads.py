@@ -1,0 +1,15 @@
+"""What makes the host wait for a device, told without one."""
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Reads(TorchDispatchMode):
+    """Counts what on a GPU makes the host wait for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
