@@ -11,7 +11,7 @@ from mmat.attention import input_gradient
 from mmat.utils.rng import get_rng_state, preserve_rng_state, set_rng_state
 
 from .at_heads.base import GRADIENTS, NetworkOutputs
-from .taps import tap
+from .taps import LastLayer, tap
 from .targets import read_targets
 
 # Where networks keep what gives their logits: mmpretrain's classifiers, its wrapper around timm's.
@@ -40,7 +40,8 @@ def observe(network: nn.Module,
             owner: str,
             mode: str = 'loss',
             create_graph: bool = False,
-            transform=None) -> Tuple[Union[Dict[str, Tensor], Tensor], NetworkOutputs]:
+            transform=None,
+            until: Optional[LastLayer] = None) -> Tuple[Union[Dict[str, Tensor], Tensor], NetworkOutputs]:
     """Run a network and collect what heads want of it.
 
     Args:
@@ -55,9 +56,12 @@ def observe(network: nn.Module,
             False.
         transform (callable, optional): Applied to the images before the network; gradients are with respect to the
             images before it. Defaults to None.
+        until (LastLayer, optional): See :func:`mmat.models.taps.tap`; without effect where the whole pass is needed.
+            Defaults to None.
 
     Returns:
-        tuple: What the network gave, and the :class:`NetworkOutputs`; under ``torch.no_grad`` neither has a graph.
+        tuple: What the network gave, None where its pass ended early, and the :class:`NetworkOutputs`; under
+        ``torch.no_grad`` neither has a graph.
 
     Raises:
         ValueError: Labels that are not there, or as :func:`mmat.models.taps.tap`.
@@ -72,7 +76,10 @@ def observe(network: nn.Module,
     with torch.set_grad_enabled(wants_gradient or keeps_graph):
         if wants_gradient:
             inputs = inputs.detach().requires_grad_()
-        with tap(network, [*layers, *([logits] if logits else [])], owner) as features:
+        output = None
+        if wants_gradient:
+            until = None
+        with tap(network, [*layers, *([logits] if logits else [])], owner, until) as features:
             output = network(transform(inputs), data_samples, mode=mode)
         values = {}
         if 'input_gradient' in wants:

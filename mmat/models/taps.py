@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Dict, Iterator, Optional, Sequence, Union
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -83,8 +84,23 @@ def _split(path: str) -> tuple:
     return (match[1], int(match[2])) if match else (path, None)
 
 
+class LastLayer:
+    """Lets a network be run no further than to the last layer that is read.
+
+    The first forward pass under a :func:`tap` counts the outputs that it reads; those that follow end at as many.
+    """
+
+    def __init__(self):
+        self.count = None
+
+
+class _Enough(Exception):
+    """All that is read has been."""
+
+
 @contextmanager
-def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model') -> Iterator[Dict[str, Tensor]]:
+def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model',
+        until: Optional[LastLayer] = None) -> Iterator[Dict[str, Tensor]]:
     """Collect the outputs of some modules for as long as the context lasts.
 
     The hooks are removed at its end: nothing stays on the network and no activation outlives the returned dict. The
@@ -94,6 +110,8 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model') -> Iterato
         model (nn.Module): The network.
         paths (Sequence[str]): Paths from :func:`find_layer`.
         owner (str): How messages call the network. Defaults to 'model'.
+        until (LastLayer, optional): Ends the forward pass, and with it the context, once all layers are read. Give
+            the same one for each pass of one network and the same paths. Defaults to None: the pass is a whole one.
 
     Yields:
         dict: path -> output, filled when the context closes.
@@ -115,30 +133,37 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model') -> Iterato
                 output, grid = split_grid(output)
             version = output._version if isinstance(output, Tensor) and not output.is_inference() else None
             calls[name].append((output, version, grid))
+            if ends and sum(map(len, calls.values())) == until.count:
+                raise _Enough
 
         return hook
 
-    modules = dict(model.named_modules())
+    # Compiled code is one piece.
+    ends = until is not None and until.count is not None and not torch.compiler.is_compiling()
     transformers = {name: token_network(model, name) for name in calls}
     image_sizes = {}
 
     def record_size(module, args):
         image_sizes[module] = tuple(args[0].shape[-2:])
 
-    handles = [modules[name].register_forward_hook(record(name)) for name in calls]
+    handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in calls]
     handles += [module.register_forward_pre_hook(record_size) for module in {*transformers.values()} - {None}]
     taps = {}
     try:
         yield taps
+    except _Enough:
+        pass
     finally:
         for handle in handles:
             handle.remove()
+    if until is not None and until.count is None:
+        until.count = sum(map(len, calls.values()))
     for path in paths:
         name, index = _split(path)
         outputs = calls[name]
         if not outputs:
             raise ValueError(f'{owner}: layer {path!r} exists but was not run in the forward pass; '
-                             f'{_closest(path, modules)}')
+                             f'{_closest(path, [name for name, _ in model.named_modules()])}')
         if index is None and len(outputs) > 1:
             raise ValueError(f'{owner}: layer {path!r} was run {len(outputs)} times in one forward pass; say which '
                              f"call is meant, '{name}[0]' to '{name}[{len(outputs) - 1}]'")

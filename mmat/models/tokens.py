@@ -1,5 +1,6 @@
 """Layers of transformers: their tokens read as activations."""
 from typing import Optional, Tuple
+from weakref import WeakKeyDictionary
 
 import torch.nn as nn
 from torch import Tensor
@@ -11,6 +12,10 @@ from mmat.attention.tokens import token_grid
 _SIGNS = ('patch_embed', 'num_extra_tokens', 'num_prefix_tokens', 'output_fmt')
 
 
+# Network -> layer -> name of the transformer that it is part of: looking for it takes longer than reading the layer.
+_known = WeakKeyDictionary()
+
+
 def token_network(model: nn.Module, path: str) -> Optional[nn.Module]:
     """The transformer that a layer is part of, the innermost; None where it is part of none.
 
@@ -18,12 +23,19 @@ def token_network(model: nn.Module, path: str) -> Optional[nn.Module]:
         model (nn.Module): The network.
         path (str): Module path of the layer.
     """
+    known = _known.setdefault(model, {})
+    if path not in known:
+        known[path] = _find_token_network(model, path)
+    return None if known[path] is None else model.get_submodule(known[path])
+
+
+def _find_token_network(model: nn.Module, path: str) -> Optional[str]:
     names = path.split('.')
     for end in reversed(range(len(names) + 1)):
         module = model.get_submodule('.'.join(names[:end]))
         children = {type(child).__name__ for child in module.children()}
         if any(hasattr(module, sign) for sign in _SIGNS) or 'PatchEmbed' in children:
-            return module
+            return '.'.join(names[:end])
     return None
 
 

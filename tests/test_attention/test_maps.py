@@ -109,6 +109,47 @@ def test_gradient_keeps_the_dtype_of_the_features():
     assert features.grad.tolist() == [[[[6.]], [[6.]]]]
 
 
+# The sum of squares has a backward pass of its own, and goes by layout, precision and size.
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('dtype, tolerance', [
+    (torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
+# The second is cut into parts, the last of them smaller.
+@pytest.mark.parametrize('shape', [(2, 5, 3, 4), (7, 8, 160, 160), (3, 1, 2, 2), (0, 3, 2, 2), (2, 3, 1, 1)])
+def test_sum_of_squares_and_its_gradient(shape, dtype, tolerance, layout):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    weight = torch.rand(shape[0], *shape[2:], generator=generator, dtype=torch.float64)
+    features = values.contiguous(memory_format=layout).requires_grad_()
+    result = attention_map(features)
+    (result * weight).sum().backward()
+    expected = values.double().pow(2).sum(1)
+    torch.testing.assert_close(result.double(), expected, rtol=max(1e-14, 2e-6 * (dtype != torch.float64)), atol=0)
+    assert features.grad.dtype == dtype
+    torch.testing.assert_close(
+        features.grad.double(), 2 * weight[:, None] * values.double(), rtol=tolerance, atol=tolerance * 1e-2)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_sum_of_squares_is_twice_differentiable_and_in_forward_mode(layout):
+    torch.manual_seed(0)
+    features = torch.randn(2, 3, 2, 2, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    assert torch.autograd.gradcheck(attention_map, features, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(attention_map, features)
+    per_sample = torch.func.vmap(torch.func.grad(lambda x: attention_map(x[None]).sum()))(features.detach())
+    torch.testing.assert_close(per_sample, 2 * features.detach(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_sum_of_squares_keeps_nothing_but_the_features(layout, dtype):
+    features = torch.ones(2, 4, 8, 8, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda x: x):
+        attention_map(features)
+    assert kept and set(kept) == {features.data_ptr()}
+
+
 @pytest.mark.parametrize('shape', [(3, 4, 4), (2, 64), (1, 2, 3, 4, 4)])
 def test_refuses_what_is_not_4d(shape):
     with pytest.raises(ValueError, match=r'\(N, C, H, W\)') as error:

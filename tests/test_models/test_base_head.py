@@ -189,7 +189,7 @@ def test_one_pass_of_each_network_serves_all_heads(distiller_config):
     for network in (distiller.student, distiller.prepare_teacher().network):
         network.backbone.register_forward_hook(lambda module, args, output: passes.append(module))
     distiller(**data_of(distiller), mode='loss')
-    assert passes == [distiller.student.backbone, distiller.teacher.network.backbone]
+    assert passes == [distiller.teacher.network.backbone, distiller.student.backbone]
     (first_student, first_teacher), (second_student, second_teacher) = map(only, heads)
     assert first_student.logits is second_student.logits
     assert first_student.features['backbone.group0'] is second_student.features['backbone.group0']

@@ -66,7 +66,7 @@ def test_only_what_is_wanted_is_given():
     losses, outputs = observe(Linear(), X, None, [], [], 'student')
     assert set(losses) == {'loss_all', 'accuracy'}
     assert vars(outputs) == dict(
-        features={}, logits=None, targets=None, input_gradient=None, flipped_input_gradient=None)
+        features={}, logits=None, targets=None, input_gradient=None, flipped_input_gradient=None, maps={})
 
 
 def test_a_layer_and_the_logits_may_be_one():

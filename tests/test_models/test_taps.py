@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 
 from mmat.models import AttentionWeights, SpatialAttentionNeck
-from mmat.models.taps import find_layer, gives_attention, tap
+from mmat.models.taps import LastLayer, find_layer, gives_attention, tap
 
 
 class Backbone(nn.Module):
@@ -337,3 +337,40 @@ def test_inference_mode_works():
     with torch.inference_mode(), tap(model, ['backbone.group0']) as taps:
         model(X)
     assert taps['backbone.group0'].tolist() == [[2., -2.]]
+
+
+# No further than needed
+
+def test_a_pass_ends_with_the_last_layer_that_is_read():
+    network, until, ran = Network(), LastLayer(), []
+    network.backbone.pair.register_forward_hook(lambda *args: ran.append('pair'))
+    network.backbone.group1.register_forward_hook(lambda *args: ran.append('group1'))
+    outputs = []
+    for _ in range(3):
+        output = None
+        with tap(network, ['backbone.relu[1]', 'backbone.group0'], until=until) as taps:
+            output = network(X)
+        outputs.append(output)
+        with tap(network, ['backbone.relu[1]', 'backbone.group0']) as whole:
+            network(X)
+        assert taps.keys() == whole.keys()
+        assert all(torch.equal(taps[path], whole[path]) for path in whole)
+        assert not any(module._forward_hooks for module in network.modules()
+                       if module not in (network.backbone.pair, network.backbone.group1))
+    # The first pass counts; each whole one runs both.
+    assert outputs[0] is not None and outputs[1:] == [None, None]
+    assert ran == ['group1', 'pair'] * 2 + ['group1', 'group1', 'pair'] * 2
+
+
+def test_a_pass_that_failed_has_not_counted():
+    network, until = Network(), LastLayer()
+    with pytest.raises(ValueError, match='was not run'):
+        with tap(network, ['backbone.unused'], until=until):
+            network(X)
+    with pytest.raises(ZeroDivisionError):
+        with tap(network, ['backbone.group0'], until=LastLayer()):
+            network(X)
+            raise ZeroDivisionError
+    with tap(network, ['backbone.group0'], until=LastLayer()) as taps:
+        network(X)
+    assert torch.equal(taps['backbone.group0'], 2 * X)

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -23,6 +24,12 @@ def seen_by(network):
     return seen
 
 
+def read(distiller, inputs, layer):
+    """What the teacher gives a head that reads one layer."""
+    head = SimpleNamespace(teacher_layers=[layer], teacher_wants=(), digest=lambda outputs: outputs)
+    return distiller.teacher(inputs, None, [head], distiller.data_preprocessor)[0]
+
+
 # Frozen
 
 def test_it_is_in_eval_mode_with_its_dropout_whatever_the_distiller_is_told(distiller_config):
@@ -35,7 +42,7 @@ def test_it_is_in_eval_mode_with_its_dropout_whatever_the_distiller_is_told(dist
     distiller.train()
     teacher.train()  # by someone who shares it
     first, second = (
-        distiller.teacher(torch.ones(2, 3, 8, 8), None, ['backbone.group0'], (), distiller.data_preprocessor)
+        read(distiller, torch.ones(2, 3, 8, 8), 'backbone.group0')
         for _ in range(2))
     assert not any(module.training for module in teacher.modules())
     assert torch.equal(first.features['backbone.group0'], second.features['backbone.group0'])
@@ -50,14 +57,14 @@ def test_it_has_no_gradients_and_is_no_part_of_the_distiller(distiller_config):
     theirs = [*network.modules(), *network.parameters(), *network.buffers()]
     assert not mine & {id(item) for item in theirs}
     assert not any(parameter.requires_grad for parameter in network.parameters())
-    out = distiller.teacher(torch.ones(1, 3, 8, 8), None, ['backbone.group2'], (), distiller.data_preprocessor)
+    out = read(distiller, torch.ones(1, 3, 8, 8), 'backbone.group2')
     assert not out.features['backbone.group2'].requires_grad
 
 
 def test_it_needs_no_labels(distiller_config):
     distiller = MODELS.build(distiller_config())
     with torch.no_grad():
-        out = distiller.prepare_teacher()(torch.ones(1, 3, 8, 8), None, ['head.fc'], (), distiller.data_preprocessor)
+        out = read(distiller, torch.ones(1, 3, 8, 8), 'head.fc')
     assert out.features['head.fc'].shape == (1, 10)
 
 
@@ -116,7 +123,7 @@ def test_it_sees_the_images_under_its_own_normalisation(student, teacher, traini
     raw = raw_batch()
     torch.manual_seed(0)
     inputs = distiller.data_preprocessor(raw, training=training)['inputs']
-    distiller.teacher(inputs, None, ['backbone.group0'], (), distiller.data_preprocessor)
+    read(distiller, inputs, 'backbone.group0')
     # The same augmentation, without any normalisation.
     torch.manual_seed(0)
     images = distiller.data_preprocessor.augment(raw['inputs']) if training else raw['inputs']
@@ -138,7 +145,7 @@ def test_channels_are_normalised_one_by_one(network_config, distiller_config):
     distiller = MODELS.build(distiller_config(student=configs[0], teacher=network))
     seen, raw = seen_by(network), raw_batch()
     inputs = distiller.data_preprocessor(raw)['inputs']
-    distiller.teacher(inputs, None, ['backbone.group0'], (), distiller.data_preprocessor)
+    read(distiller, inputs, 'backbone.group0')
     for channel in range(3):
         expected = (raw['inputs'][:, channel].float() - means[1][channel]) / stds[1][channel]
         torch.testing.assert_close(seen[0][:, channel], expected, rtol=1e-5, atol=1e-5)
@@ -152,7 +159,7 @@ def test_a_teacher_with_mmpretrains_preprocessor(network_config, distiller_confi
     distiller = MODELS.build(distiller_config(teacher=network))
     seen, raw = seen_by(network), raw_batch()
     inputs = distiller.data_preprocessor(raw)['inputs']
-    distiller.teacher(inputs, None, ['backbone.group0'], (), distiller.data_preprocessor)
+    read(distiller, inputs, 'backbone.group0')
     torch.testing.assert_close(seen[0], (raw['inputs'].float() - 125.3) / 63, rtol=1e-5, atol=1e-5)
 
 

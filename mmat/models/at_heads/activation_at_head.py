@@ -69,7 +69,12 @@ class ActivationATHead(BaseATHead):
         self._learned['teacher'] = {path for path in self.teacher_layers if gives_attention(teacher, path)}
 
     def _map(self, network: str, outputs: NetworkOutputs, layer: str) -> Tensor:
+        if layer in outputs.maps:
+            return outputs.maps[layer]
         return as_attention(outputs.features[layer], layer in self._learned[network], self.p, self.reduction)
+
+    def digest(self, teacher: NetworkOutputs) -> NetworkOutputs:
+        return NetworkOutputs(maps={layer: self._map('teacher', teacher, layer) for layer in self.teacher_layers})
 
     @property
     def factor(self) -> float:

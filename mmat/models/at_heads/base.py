@@ -38,12 +38,14 @@ class NetworkOutputs:
             student sees it, shape (N, C, H, W), see :func:`mmat.attention.input_gradient`.
         flipped_input_gradient (Tensor): ``flip(dL(flip(x))/dx)``: the same of the horizontally flipped image, flipped
             back, so that it lies on ``input_gradient``.
+        maps (dict): Layer path -> what a head's :meth:`BaseATHead.digest` made of that layer's output.
     """
     features: Dict[str, Tensor] = field(default_factory=dict)
     logits: Optional[Tensor] = None
     targets: Optional[Tensor] = None
     input_gradient: Optional[Tensor] = None
     flipped_input_gradient: Optional[Tensor] = None
+    maps: Dict[str, Tensor] = field(default_factory=dict)
 
 
 # What a head may want of a network, beside features.
@@ -189,13 +191,22 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
             log[f'{self.name}.weight'] = value.new_full((), self.weight)
         return log
 
+    def digest(self, teacher: NetworkOutputs) -> NetworkOutputs:
+        """What :meth:`loss` shall get of the teacher, made as soon as the teacher has run.
+
+        A head that overrides it makes small what is large: what no head keeps does not stay in memory while the
+        student runs, and students that share a teacher share the result. No gradients; nothing that the head learns
+        may go into it. Defaults to the outputs as they are.
+        """
+        return teacher
+
     @abstractmethod
     def loss(self, student: NetworkOutputs, teacher: Optional[NetworkOutputs]) -> Union[Tensor, Dict[str, Tensor]]:
         """Raw losses, before the weight.
 
         Args:
             student (NetworkOutputs): The student's, with gradients.
-            teacher (NetworkOutputs): The teacher's, without; None where the distiller has no teacher.
+            teacher (NetworkOutputs): The teacher's, without, as :meth:`digest` gives it; None where it is not read.
 
         Returns:
             Tensor | dict: A scalar, or label -> scalar (labels are logged without the word 'loss'), averaged over the

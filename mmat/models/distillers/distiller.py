@@ -17,7 +17,7 @@ from ..at_heads.base import GRADIENTS, distinct
 from ..build import build_network
 from ..observe import find_logits, observe
 from ..probe import check_input_gradient, output_shapes
-from .teacher import Teacher
+from .teacher import Teacher, read_by
 
 _DISAGREE = "heads disagree on the weight that the student's own losses have beside them (1 - alpha)"
 
@@ -77,7 +77,7 @@ class Distiller(BaseModel):
             head.check_wants()
             head.resolve_student(student)
             head.name = name
-        if 'logits' in self._wants('student_wants'):
+        if 'logits' in read_by(self.at_heads, 'student_wants'):
             find_logits(student, 'student')
         if self._reads_gradients('student_wants'):
             check_input_gradient(student, 'student', twice=True)
@@ -135,7 +135,7 @@ class Distiller(BaseModel):
             network = self.teacher.network
             for head in self.at_heads:
                 head.resolve_teacher(network)
-            if 'logits' in self._wants('teacher_wants'):
+            if 'logits' in read_by(self.at_heads, 'teacher_wants'):
                 find_logits(network, 'teacher')
             if self._reads_gradients('teacher_wants'):
                 check_input_gradient(network, 'teacher', twice=False)
@@ -172,13 +172,14 @@ class Distiller(BaseModel):
         # In bfloat16 a second derivative is several percent off, in float16 it may vanish.
         reads_gradients = self._reads_gradients('student_wants') or self._reads_gradients('teacher_wants')
         with self._float32(inputs) if reads_gradients else nullcontext():
+            # First, while no activations of the student are in memory; of the teacher's, only what heads digest stays.
+            readers = [head for head in self.at_heads if head.needs_teacher]
+            digests = teacher(inputs, data_samples, readers, self.data_preprocessor) if readers else []
+            digests = dict(zip(readers, digests))
             losses, student_outputs = observe(
-                self.student, inputs, data_samples, self._layers('student_layers'), self._wants('student_wants'),
-                'student', create_graph=any(head.learns for head in gradient_heads))
-            teacher_outputs = None
-            if self.needs_teacher:
-                teacher_outputs = teacher(inputs, data_samples, self._layers('teacher_layers'),
-                                          self._wants('teacher_wants'), self.data_preprocessor)
+                self.student, inputs, data_samples, read_by(self.at_heads, 'student_layers'),
+                read_by(self.at_heads, 'student_wants'), 'student',
+                create_graph=any(head.learns for head in gradient_heads))
             if 'loss' in losses:
                 # mmengine logs the total under this name.
                 losses['loss_task'] = losses.pop('loss')
@@ -189,7 +190,7 @@ class Distiller(BaseModel):
                 losses = {name: _scale(value, task_weight) if 'loss' in name else value
                           for name, value in losses.items()}
             for head in self.at_heads:
-                values = head(student_outputs, teacher_outputs)
+                values = head(student_outputs, digests.get(head))
                 taken = sorted(values.keys() & losses.keys())
                 if taken:
                     raise ValueError(f'a transfer head named {head.name!r} logs {taken}, which the student or another '
@@ -234,16 +235,8 @@ class Distiller(BaseModel):
         for head in self.at_heads:
             head.set_progress(epoch, iteration, max_epochs, max_iters)
 
-    def _layers(self, side: str) -> List[str]:
-        """Layers that any head reads, each once, in order."""
-        return list(dict.fromkeys(path for head in self.at_heads for path in getattr(head, side)))
-
-    def _wants(self, side: str) -> List[str]:
-        """Quantities that any head reads, each once, in order."""
-        return list(dict.fromkeys(name for head in self.at_heads for name in getattr(head, side)))
-
     def _reads_gradients(self, side: str) -> bool:
-        return any(name in GRADIENTS for name in self._wants(side))
+        return any(name in GRADIENTS for name in read_by(self.at_heads, side))
 
     def extract_feat(self, *args, **kwargs):
         return self.student.extract_feat(*args, **kwargs)

@@ -1,5 +1,5 @@
 """A frozen network that stands beside the module tree, not in it."""
-from typing import Optional, Sequence, Union
+from typing import List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
@@ -9,9 +9,10 @@ from mmat.utils.checkpoint import find_checkpoint, load_weights
 from mmat.utils.rng import preserve_rng_state
 from mmat.utils.zoo import find_weights
 
-from ..at_heads.base import GRADIENTS, NetworkOutputs
+from ..at_heads.base import GRADIENTS, BaseATHead, NetworkOutputs
 from ..build import build_network, network_config
 from ..observe import observe
+from ..taps import LastLayer
 
 _UNKNOWN = object()
 
@@ -53,6 +54,7 @@ class Teacher:
         self._device = torch.device('cpu')
         self._applied = []
         self._renormalization = _UNKNOWN
+        self._until = {}
 
     @classmethod
     def of(cls, teacher: Union[dict, str, nn.Module]) -> 'Teacher':
@@ -120,32 +122,45 @@ class Teacher:
             # mmengine's `to` also tells the data preprocessor its device.
             self._network._apply(fn).to(self._device)
 
-    def __call__(self, inputs: Tensor, data_samples: list, layers: Sequence[str], wants: Sequence[str],
-                 preprocessor: nn.Module) -> NetworkOutputs:
+    def __call__(self, inputs: Tensor, data_samples: list, heads: Sequence[BaseATHead],
+                 preprocessor: nn.Module) -> List[NetworkOutputs]:
         """Run the teacher on a batch that the student's preprocessor normalised; what it gives has no gradient.
+
+        One forward pass for all heads, no further than to the last layer that any of them reads.
 
         Args:
             inputs (Tensor): Shape (N, C, H, W), as the student sees them. So are the images that an input gradient is
                 with respect to.
             data_samples (list): Labels, for its own loss where its input gradient is wanted.
-            layers (Sequence[str]): Layers to read.
-            wants (Sequence[str]): Quantities to read, see :func:`mmat.models.observe.observe`.
+            heads (Sequence[BaseATHead]): Those that read the teacher.
             preprocessor (nn.Module): The student's.
+
+        Returns:
+            list[NetworkOutputs]: For each head what it digests of the teacher.
         """
+        layers, wants = read_by(heads, 'teacher_layers'), read_by(heads, 'teacher_wants')
         network = self.network
         if self._renormalization is _UNKNOWN:
             self._renormalization = renormalization(preprocessor, network.data_preprocessor)
         needs_loss = any(quantity in GRADIENTS for quantity in wants)
         with torch.no_grad():
             _, outputs = observe(network, inputs, data_samples, layers, wants, 'teacher',
-                                 mode='loss' if needs_loss else 'tensor', transform=self._renormalize)
-        return outputs
+                                 mode='loss' if needs_loss else 'tensor', transform=self._renormalize,
+                                 until=self._until.setdefault((*layers, *wants), LastLayer()))
+            return [head.digest(outputs) for head in heads]
 
     def _renormalize(self, images: Tensor) -> Tensor:
         if self._renormalization is None:
             return images
-        scale, shift = (value.to(images) for value in self._renormalization)
+        # Kept where the images are: copying it there would make the host wait for a GPU.
+        self._renormalization = tuple(value.to(images) for value in self._renormalization)
+        scale, shift = self._renormalization
         return images * scale + shift
+
+
+def read_by(heads: Sequence[BaseATHead], side: str) -> List[str]:
+    """What any head reads, each once, in order; ``side`` is 'student_layers', 'teacher_wants' or the like."""
+    return list(dict.fromkeys(name for head in heads for name in getattr(head, side)))
 
 
 def _timm_has_weights(config: dict) -> bool:
