@@ -77,7 +77,6 @@ class _SumOfSquares(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
@@ -88,8 +87,3 @@ class _SumOfSquares(torch.autograd.Function):
             layout = torch.channels_last if features.stride(1) == 1 else torch.contiguous_format
             gradient = gradient.to(features.dtype).expand_as(features).contiguous(memory_format=layout)
         return (gradient * features).to(features.dtype)
-
-    @staticmethod
-    def jvp(ctx, tangent: Tensor) -> Tensor:
-        features, = ctx.saved_tensors
-        return 2 * (at_least_float32(features) * tangent).sum(dim=1)

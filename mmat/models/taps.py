@@ -131,7 +131,9 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model',
             grid = None
             if transformers[name] is not None:
                 output, grid = split_grid(output)
-            version = output._version if isinstance(output, Tensor) and not output.is_inference() else None
+            # Compiled code writes in place where it pleases, and keeps the meaning; inference tensors do not count.
+            counts = isinstance(output, Tensor) and not torch.compiler.is_compiling() and not output.is_inference()
+            version = output._version if counts else None
             calls[name].append((output, version, grid))
             if ends and sum(map(len, calls.values())) == until.count:
                 raise _Enough
