@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from torch.utils._pytree import tree_flatten
 
 from mmat.apis import launch
 from mmat.datasets import Digits
@@ -185,6 +186,85 @@ def test_resuming_where_there_is_nothing_yet_starts(tool):
     assert not code
     # The default folder is the config's name.
     assert torch.load(f'work_dirs/{STUDENT}/epoch_1.pth')['meta']['epoch'] == 1
+
+
+# Several seeds in one process
+
+def test_seeds_trained_together_are_those_trained_alone_also_after_a_kill(tool, teacher, environment):
+    words = ['--batch-seed', '5', '--cfg-options', *SHORT, 'train_cfg.max_epochs=4',
+             'model.student.data_preprocessor.padding=2', f'model.teacher.checkpoint={teacher}']
+    together = [DISTILLATION, '--work-dir', 'run', '--seeds', '0', '1', '--resume', *words]
+    with open('first.txt', 'w') as log:
+        first = subprocess.Popen([sys.executable, str(TOOLS / 'train.py'), *together], env=environment, stdout=log,
+                                 stderr=subprocess.STDOUT)
+        while not Path('run/seed1/epoch_2.pth').is_file():
+            assert first.poll() is None, Path('first.txt').read_text()[-3000:]
+            time.sleep(0.01)
+        first.kill()
+        assert first.wait() == -signal.SIGKILL
+    assert not Path('run/seed1/epoch_4.pth').exists()
+    code, output = tool('train.py', *together)
+    assert not code and output.count('resumed epoch: ') == 2
+    code, _ = tool('train.py', DISTILLATION, '--work-dir', 'alone', '--seed', '1', *words)
+    assert not code
+    first, second = (torch.load(folder + '/epoch_4.pth') for folder in ('run/seed1', 'alone'))
+    for part in ('state_dict', 'optimizer'):
+        assert tree_all(torch.equal, first[part], second[part])
+    accuracies = [[line['accuracy/top1'] for line in scalars(folder) if 'accuracy/top1' in line]
+                  for folder in ('run/seed1', 'alone')]
+    assert accuracies[0] == accuracies[1][-len(accuracies[0]):] and accuracies[0]
+    # The other is another.
+    other = torch.load('run/seed0/epoch_4.pth')['state_dict']
+    assert not tree_all(torch.equal, first['state_dict'], other)
+
+
+def tree_all(equal, first, second):
+    """Whether all tensors of two containers are equal."""
+    (leaves, spec), (others, other_spec) = tree_flatten(first), tree_flatten(second)
+    return spec == other_spec and all(equal(*pair) if isinstance(pair[0], torch.Tensor) else pair[0] == pair[1]
+                                      for pair in zip(leaves, others))
+
+
+def test_the_batches_seed_is_the_first_of_the_seeds(tool, monkeypatch):
+    configs = []
+    monkeypatch.setattr('mmat.apis.seeds.train_together', lambda seeds, make: configs.extend(map(make, seeds)))
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda config: config)
+    for words, batch_seed in ((('--seeds', 4, 2), 4), (('--seeds', 4, 2, '--batch-seed', 1), 1)):
+        code, _ = tool('train.py', STUDENT, '--work-dir', 'w', *words)
+        assert not code
+        made, configs[:] = list(configs), []
+        assert [config.randomness.seed for config in made] == [4, 2]
+        assert [config.work_dir for config in made] == ['w/seed4', 'w/seed2']
+        assert len({config.experiment_name for config in made}) == 2
+        for config in made:
+            assert config.train_dataloader.sampler.seed == config.model.data_preprocessor.seed == batch_seed
+            assert config.optim_wrapper.type == 'mmat.AutocastOptimWrapper'
+
+
+def test_without_a_batch_seed_nothing_is_set(tool, monkeypatch):
+    config = options(tool, monkeypatch, '--seed', '3')
+    assert 'seed' not in config.train_dataloader.sampler and 'seed' not in config.model.data_preprocessor
+
+
+@pytest.mark.parametrize('words, message', [
+    (['--seeds', '0', '0'], '--seeds has 0 more than once'),
+    (['--seeds', '0', '1', '--launcher', 'pytorch'], 'with --launcher, train each --seed'),
+    (['--seeds', '0', '1', '--resume', 'finished/epoch_1.pth'], 'with --seeds, --resume takes no path'),
+    (['--seeds', '0', '1', '--cfg-options', 'train_dataloader.num_workers=2'], 'train_dataloader.num_workers=0, got 2'),
+    (['--seed', '0', '--batch-seed', '1', '--cfg-options', 'train_dataloader.num_workers=2'],
+     'train_dataloader.num_workers=0, got 2'),
+    (['--seeds', '0', '1', '--cfg-options', 'model.backbone.type=mmat.WideResnet'],
+     "seed 0: there is no type 'mmat.WideResnet'; the closest are mmat.WideResNet"),
+])
+def test_seeds_that_cannot_be_trained_together_are_one_line(words, message, tool):
+    code, _ = tool('train.py', STUDENT, '--work-dir', 'run', *words)
+    assert code.startswith('train.py: error: ') and message in code and '\n' not in code
+    assert not list(Path('.').rglob('*.pth'))
+
+
+def test_either_one_seed_or_several(tool, capsys):
+    code, _ = tool('train.py', STUDENT, '--seed', '0', '--seeds', '0', '1')
+    assert code == 2 and 'not allowed with argument --seed' in capsys.readouterr().err
 
 
 # Options of train.py

@@ -4,7 +4,8 @@ import argparse
 
 import torch
 
-from mmat.apis.launch import build_runner, command_line, load_config, parse_common_args
+from mmat.apis.launch import build_runner, command_line, load_config, parse_common_args, prepare
+from mmat.apis.seeds import check_seeds, set_batch_seed, train_seeds
 from mmat.models.distillers import Teacher
 from mmat.utils.checkpoint import find_checkpoint, read_checkpoint
 
@@ -16,7 +17,14 @@ def main():
                         help='go on from a checkpoint; without PATH from the last one in the work dir, if there is one')
     parser.add_argument('--amp', action='store_true',
                         help='mixed precision: fp16 with loss scaling on a GPU, bf16 on the CPU')
-    parser.add_argument('--seed', type=int, help='random seed; default: a random one, which the log tells')
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument('--seed', type=int, help='random seed; default: a random one, which the log tells')
+    seeds.add_argument('--seeds', type=int, nargs='+', metavar='SEED',
+                       help='train several seeds in this process, in WORK_DIR/seed0 and so on: they share their '
+                            "batches, and the teacher's forward pass")
+    parser.add_argument('--batch-seed', type=int, metavar='SEED',
+                        help='let the order and the augmentation of the batches follow from this seed; default: from '
+                             '--seed as all else, with --seeds from the first of these')
     parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms only')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help="scale the learning rate with the batch of all processes, from that of the config's name")
@@ -36,7 +44,14 @@ def main():
         config.randomness.seed = args.seed
     if args.deterministic:
         config.randomness.deterministic = True
-    if args.resume:
+    batch_seed = args.seeds[0] if args.seeds and args.batch_seed is None else args.batch_seed
+    if args.seeds:
+        check_seeds(config, args.seeds)
+        if args.resume not in (None, 'auto'):
+            raise ValueError('with --seeds, --resume takes no path: each seed goes on from a checkpoint of its own')
+    if batch_seed is not None:
+        set_batch_seed(config, batch_seed)
+    if args.resume and not args.seeds:
         checkpoint = _checkpoint_to_resume(args.resume, config.work_dir)
         if checkpoint:  # otherwise the run begins as it would without --resume, from load_from if there is one
             config.resume = True
@@ -46,7 +61,11 @@ def main():
     teacher = config.model.get('teacher')
     if teacher:
         Teacher.of(teacher).check_checkpoint()  # says so before all else
-    build_runner(config, fp32=args.fp32).train()
+    if args.seeds:
+        prepare(config, fp32=args.fp32)
+        train_seeds(config, args.seeds, resume=bool(args.resume))
+    else:
+        build_runner(config, fp32=args.fp32).train()
 
 
 def _checkpoint_to_resume(resume: str, work_dir: str):

@@ -109,10 +109,16 @@ def apply_cpu_setting(config: Config) -> None:
 
 
 def build_runner(config: Config, fp32: bool = False) -> Runner:
-    """A Runner for this machine: on the CPU, the recommended setting and gloo between processes.
+    """A Runner for this machine, see :func:`prepare`."""
+    prepare(config, fp32)
+    return Runner.from_cfg(config)
+
+
+def prepare(config: Config, fp32: bool = False) -> None:
+    """Fit a config to this machine: on the CPU, the recommended setting and gloo between processes.
 
     Args:
-        config (Config): Complete, ``launcher`` and ``work_dir`` included.
+        config (Config): Complete, ``launcher`` included; changed in place.
         fp32 (bool): Keep the config's precision and layout on the CPU. Defaults to False.
     """
     if not torch.cuda.is_available():
@@ -123,7 +129,6 @@ def build_runner(config: Config, fp32: bool = False) -> Runner:
             # mmengine would give DDP the index of a device.
             config.model_wrapper_cfg = dict(
                 type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    return Runner.from_cfg(config)
 
 
 # Rank, world size and local rank, as each launcher tells them.
@@ -156,7 +161,8 @@ _CLEAR = ('mmpretrain/utils/dependency.py', 'mmpretrain/evaluation/')
 def command_line(main: Callable[[], Optional[int]]) -> None:
     """Run a command; what mmat has to say about a mistake of its user is one message, not a traceback.
 
-    Errors from anywhere else keep their traceback: they are bugs, or want one.
+    Errors from anywhere else keep their traceback: they are bugs, or want one. Of several seeds in one process the
+    message names the one whose it is.
     """
     try:
         status = main()
@@ -173,7 +179,8 @@ def command_line(main: Callable[[], Optional[int]]) -> None:
                            'train_dataloader.dataset.data_root=PATH, likewise val_dataloader and test_dataloader')
             elif not theirs and not any(Path(origin).resolve().is_relative_to(folder) for folder in ours):
                 raise
-        sys.exit(f'{Path(sys.argv[0]).name}: error: {message}')
+        whose = f'seed {error.seed}: ' if hasattr(error, 'seed') else ''
+        sys.exit(f'{Path(sys.argv[0]).name}: error: {whose}{message}')
 
 
 def _in_worker(message: str) -> Optional[tuple]:

@@ -159,6 +159,45 @@ def test_resuming_runs_nothing_that_the_checkpoint_says(network_config, make_run
     assert not (tmp_path / 'was_here').exists()
 
 
+@pytest.fixture
+def streaming_config(network_config):
+    """A network whose batches have a seed of their own."""
+    config = network_config()
+    config['data_preprocessor']['seed'] = 4
+    return config
+
+
+def test_the_batches_own_random_stream_is_resumed(streaming_config, make_runner):
+    straight = noisy(make_runner(streaming_config, 'straight'))
+    straight.train()
+    path = f'{straight.work_dir}/epoch_1.pth'
+    scramble()
+    resumed = noisy(make_runner(streaming_config, 'resumed', resume=True, load_from=path))
+    resumed.train()
+    first, second = read(straight, 'epoch_2.pth'), read(resumed, 'epoch_2.pth')
+    for part in ('state_dict', 'rng_states', 'batch_rng_state'):
+        assert equal_tensors(first[part], second[part]), part
+    assert not [message for level, message in resumed.log if level == 'WARNING' and '--batch-seed' in message]
+    checkpoint = read(straight, 'epoch_1.pth')
+    assert not equal_tensors(checkpoint['batch_rng_state'], first['batch_rng_state'])
+    # The test above can fail.
+    del checkpoint['batch_rng_state']
+    torch.save(checkpoint, path)
+    other = noisy(make_runner(streaming_config, 'other', resume=True, load_from=path))
+    other.train()
+    assert not equal_tensors(read(other, 'epoch_2.pth')['state_dict'], first['state_dict'])
+
+
+@pytest.mark.parametrize('before, after', [(False, True), (True, False), (False, False)])
+def test_batches_with_a_seed_of_their_own_in_one_part_only(before, after, network_config, streaming_config,
+                                                           make_runner):
+    make_runner(streaming_config if before else network_config(), epochs=1).train()
+    resumed = make_runner(streaming_config if after else network_config(), resume=True)
+    resumed.train()
+    warned = [message for level, message in resumed.log if level == 'WARNING' and '--batch-seed' in message]
+    assert len(warned) == (before != after) and resumed.iter == 4
+
+
 # Refusals and warnings
 
 @pytest.mark.parametrize('change', [{'param_scheduler.milestones': [1, 2]}, {'param_scheduler.gamma': 0.1},

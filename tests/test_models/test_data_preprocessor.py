@@ -1,3 +1,7 @@
+import copy
+import io
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +47,7 @@ def test_crop_and_flip_equals_the_image_by_image_reference(height, width, paddin
     images = random_images(len(windows), channels, height, width)
     tops, lefts, flips = map(torch.tensor, zip(*windows))
     result = crop_and_flip(images, tops, lefts, flips, padding)
+    assert torch.equal(result, crop_and_flip(images, tops, lefts, flips, padding, channels_last=True))
     assert result.shape == images.shape
     for image, window, found in zip(images.numpy(), windows, result.numpy()):
         np.testing.assert_array_equal(found, crop_and_flip_one(image, *window, padding), err_msg=str(window))
@@ -58,13 +63,15 @@ def test_crop_and_flip_keeps_the_dtype(dtype):
     assert torch.equal(result[1], images[1].flip(-1))
 
 
-def test_crop_and_flip_gives_channels_last_memory_and_leaves_its_input():
-    images = random_images(2, 3, 4, 4)
+@pytest.mark.parametrize('given', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_crop_and_flip_gives_the_layout_asked_for_and_leaves_its_input(channels_last, given):
+    images = random_images(2, 3, 4, 5).contiguous(memory_format=given)
     before = images.clone()
-    zeros = torch.zeros(2, dtype=torch.int64)
-    result = crop_and_flip(images, zeros, zeros, zeros.bool(), 1)
-    assert result.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(images, before)
+    ones = torch.ones(2, dtype=torch.int64)
+    result = crop_and_flip(images, ones, ones, torch.zeros(2, dtype=torch.bool), 1, channels_last=channels_last)
+    assert result.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    assert torch.equal(images, before) and torch.equal(result, before)
 
 
 def black_crop_and_flip(image, top, left, flip, padding):
@@ -81,7 +88,9 @@ def test_constant_padding_is_torchvisions(height, width, padding, dtype):
     images = random_images(len(windows), 3, height, width).clamp(min=1).to(dtype)
     before = images.clone()
     result = crop_and_flip(images, *map(torch.tensor, zip(*windows)), padding, 'constant')
-    assert result.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+    assert result.dtype == dtype
+    assert torch.equal(
+        result, crop_and_flip(images, *map(torch.tensor, zip(*windows)), padding, 'constant', channels_last=True))
     assert torch.equal(images, before)
     for image, window, found in zip(images, windows, result):
         assert torch.equal(found, black_crop_and_flip(image, *window, padding)), window
@@ -348,3 +357,71 @@ def test_refuses_images_not_larger_than_the_padding(size, mode):
         preprocessor(dict(inputs=images), training=True)
     # There is nothing to pad in evaluation.
     assert preprocessor(dict(inputs=images))['inputs'].shape == images.shape
+
+
+# A seed of its own
+
+def mixing(**kwargs):
+    return BatchPreprocessor(MEAN, STD, padding=3, flip_prob=0.5, num_classes=6, batch_augments=dict(
+        augments=[dict(type='mmpretrain.Mixup', alpha=1.), dict(type='mmpretrain.CutMix', alpha=1.)]), **kwargs)
+
+
+def draw_from_all():
+    return random.random(), np.random.rand(), torch.rand(2).tolist()
+
+
+def images_of(preprocessor, count=4, disturb=lambda: None):
+    seen = []
+    for _ in range(count):
+        disturb()
+        seen.append(preprocessor(batch(), training=True)['inputs'])
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize('make', [lambda **kwargs: BatchPreprocessor(padding=3, flip_prob=0.5, **kwargs), mixing])
+def test_with_a_seed_batches_follow_from_it_alone_and_nothing_else_from_them(make):
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    undisturbed = [draw_from_all(), draw_from_all()]
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    first = make(seed=3)
+    drawn = [draw_from_all()]
+    seen = images_of(first)
+    assert [*drawn, draw_from_all()] == undisturbed
+    assert torch.equal(images_of(make(seed=3), disturb=draw_from_all), seen)
+    assert not torch.equal(images_of(make(seed=4)), seen)
+    # Batches differ from each other.
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_seed_has_nothing_to_do_with_the_global_numbers_of_that_seed():
+    preprocessor = BatchPreprocessor(padding=3, seed=5)
+    torch.manual_seed(5)
+    assert not torch.equal(preprocessor.draw(50)[0], BatchPreprocessor(padding=3).draw(50)[0])
+
+
+def test_without_a_seed_the_draws_are_the_global_ones():
+    torch.manual_seed(5)
+    tops, lefts, flips = BatchPreprocessor(padding=3, flip_prob=0.5).draw(6)
+    torch.manual_seed(5)
+    corners = torch.randint(0, 7, (6, 2))
+    assert torch.equal(tops, corners[:, 0]) and torch.equal(lefts, corners[:, 1])
+    assert torch.equal(flips, torch.rand(6) < 0.5)
+
+
+def test_the_place_in_its_stream_is_kept_and_put_back():
+    preprocessor = mixing(seed=3)
+    images_of(preprocessor, 2)
+    # By way of a file.
+    file = io.BytesIO()
+    torch.save(preprocessor.random.state_dict(), file)
+    file.seek(0)
+    expected = images_of(copy.deepcopy(preprocessor))
+    other = mixing(seed=4)
+    other.random.load_state_dict(torch.load(file))
+    assert torch.equal(images_of(other), expected) and torch.equal(images_of(preprocessor), expected)
+
+
+@pytest.mark.parametrize('seed', [-1, 1.5, '3', True])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(ValueError, match=f'an integer of at least 0, got {seed!r}'):
+        BatchPreprocessor(seed=seed)

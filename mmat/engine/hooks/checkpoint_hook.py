@@ -20,9 +20,9 @@ class CheckpointHook(MMEngineCheckpointHook):
     - Clean: tensors and plain values only, so ``torch.load(weights_only=True)``, the default, reads them. The history
       of logged scalars, which makes mmengine's unreadable and lets them grow with every iteration, stays in the logs.
     - Whole: written beside their place and moved there when complete.
-    - Exact: they hold the random states of Python, NumPy and torch of every process and the seed and place of the data
-      order. A run resumed at the end of an epoch gives the bits of one never stopped. For that, validation leaves the
-      random states as it found them.
+    - Exact: they hold the random states of Python, NumPy and torch of every process, the seed and place of the data
+      order, and the preprocessor's random stream, where it has one of its own. A run resumed at the end of an epoch
+      gives the bits of one never stopped. For that, validation leaves the random states as it found them.
 
     Weights to begin with (``load_from``) are refused where fewer than half of the model's are among them. Resuming with
     another ``param_scheduler`` is refused: mmengine would silently go on with the saved one. More epochs are taken
@@ -47,6 +47,9 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint['rng_states'] = self._rng_states
+        stream = _random_stream(runner)
+        if stream is not None:
+            checkpoint['batch_rng_state'] = stream.state_dict()
         checkpoint['data_order'] = dict(seed=_sampler_seed(runner), iter_in_epoch=_iter_in_epoch(runner, checkpoint))
         info = {key: value.item() if isinstance(value, np.generic) else value
                 for key, value in checkpoint['message_hub']['runtime_info'].items()}
@@ -91,8 +94,14 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _restore_rng_state(self, runner) -> None:
         if self._resumed is None:
             return
-        states = self._resumed.get('rng_states', [])
+        states, batch_state = self._resumed.get('rng_states', []), self._resumed.get('batch_rng_state')
         self._resumed = None
+        stream = _random_stream(runner)
+        if stream is not None and batch_state is not None:
+            stream.load_state_dict(batch_state)
+        elif stream is not None or batch_state is not None:
+            runner.logger.warning('This run and the one to resume do not both have a seed of their own for their '
+                                  'batches (--batch-seed): these are augmented otherwise than they would have been.')
         if get_rank() < len(states):
             set_rng_state(states[get_rank()])
         else:
@@ -148,6 +157,11 @@ def _extend_schedulers(schedulers: list, saved_states: List[dict]) -> List[tuple
             saved.update(end=scheduler.end, _global_step=saved['_global_step'] - count)
             missed.append((scheduler, count))
     return missed
+
+
+def _random_stream(runner):
+    """What the preprocessor draws from, where that is not the global random state; the same in every process."""
+    return getattr(getattr(unwrap(runner.model), 'data_preprocessor', None), 'random', None)
 
 
 def _sampler_seed(runner) -> Optional[int]:
