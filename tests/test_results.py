@@ -1,7 +1,9 @@
 """What lies in results, checkpoints, metafiles and READMEs belongs together, number for number."""
+import csv
 import hashlib
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +23,8 @@ from mmat.reproduce.shorten import shorten
 from mmat.utils.zoo import find_config, list_models
 
 METRICS = {'accuracy/top1': 'Top 1 Accuracy', 'accuracy/top5': 'Top 5 Accuracy'}
+SPEED_COLUMNS = ('figure', 'what', 'value', 'low', 'high', 'unit', 'goal', 'repeats', 'setting',
+                 'hardware', 'software', 'date', 'commit', 'command')
 LIMITS = dict(checkpoint=3_000_000, all=40_000_000, log=200_000)
 SHA256, COMMIT, DATE = re.compile(r'[0-9a-f]{64}'), re.compile(r'[0-9a-f]{12}'), re.compile(r'20\d\d-\d\d-\d\d')
 
@@ -148,12 +152,63 @@ def wrong_entries(root, entries, results):
             yield f'{name}: the metafile has {told.get("Results")}, expected one of {allowed}'
 
 
+def wrong_speeds(path):
+    """What is wrong with the file that the benchmarks write, if it is there."""
+    if not path.is_file():
+        return
+    with open(path, newline='') as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != SPEED_COLUMNS:
+            yield f'{path.name}: its columns are {reader.fieldnames}'
+            return
+        rows = list(reader)
+    ancestors = git(path.parents[1], 'rev-list', 'HEAD')
+    seen = set()
+    for row in rows:
+        name = f'{path.name}: {row["figure"]}, {row["what"]}'
+        try:
+            value, low, high, repeats = (float(row[key]) for key in ('value', 'low', 'high', 'repeats'))
+            if not -float('inf') < low <= value <= high < float('inf') or repeats < 1 or repeats % 1:
+                yield f'{name}: a number is out of range'
+        except (TypeError, ValueError):
+            yield f'{name}: not a number'
+        if not re.fullmatch(r'([<>]= [0-9.]+)?', row['goal']):
+            yield f'{name}: goal {row["goal"]}'
+        if not DATE.fullmatch(row['date']) or not row['hardware'] or 'torch ' not in row['software']:
+            yield f'{name}: provenance is missing'
+        script = re.match(r'python (benchmarks/\w+\.py)', row['command'])
+        if not script or not (ROOT / script[1]).is_file():
+            yield f'{name}: command {row["command"]}'
+        if not COMMIT.fullmatch(row['commit']) or ancestors and not any(
+                each.startswith(row['commit']) for each in ancestors):
+            yield f'{name}: commit {row["commit"]}'
+        key = row['figure'], row['what'], row['setting'], row['hardware']
+        if key in seen:
+            yield f'{name}: twice'
+        seen.add(key)
+
+
+def git(root, *arguments):
+    """Lines of what git says of a checkout; none where it is no checkout, or one without all of its history."""
+    def lines(*words):
+        done = subprocess.run(['git', '-C', str(root), *words], capture_output=True, text=True)
+        return done.stdout.split() if done.returncode == 0 else []
+
+    try:
+        whole = lines('rev-parse', '--is-shallow-repository') == ['false'] and lines('rev-parse', '--show-toplevel')
+        return lines(*arguments) if whole and Path(whole[0]).resolve() == Path(root).resolve() else []
+    except OSError:
+        return []
+
+
 def wrong(root):
     """All that does not agree in a checkout."""
-    results = {path.stem: read_csv(path) for path in sorted((root / 'results').glob('*.csv'))}
+    files = [path for path in sorted((root / 'results').glob('*.csv')) if path.name != 'speed.csv']
+    results = {path.stem: read_csv(path) for path in files}
     entries = {entry['Name']: entry for path in sorted(root.glob('configs/*/metafile.yml'))
                for entry in yaml.load(path.read_text(), yaml.CSafeLoader)['Models']}
-    found = [each for path in sorted((root / 'results').glob('*.csv')) for each in wrong_rows(path, root / 'recipes')]
+    found = [each for path in files for each in wrong_rows(path, root / 'recipes')]
+    found += wrong_speeds(root / 'results' / 'speed.csv')
     found += wrong_checkpoints(root, entries, results)
     found += wrong_entries(root, entries, results)
     try:
@@ -281,3 +336,42 @@ def test_what_does_not_agree_is_told(damage, message, checkout):
 def test_the_limits(limit, message, landed, monkeypatch):
     monkeypatch.setitem(LIMITS, limit, 1000)
     assert any(message in each for each in wrong(landed))
+
+
+SPEED = dict(figure='R1', what='a / b', value='1.02', low='1.01', high='1.04', unit='ratio', goal='<= 1.03',
+             repeats='5', setting='fp32, 2 threads', hardware='2 cores of AMD EPYC',
+             software='python 3.11.7, torch 2.15.0', date='2026-11-22', commit='',
+             command='python benchmarks/common.py --record')
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({}, None), (dict(goal=''), None), (dict(value='1.05'), 'out of range'), (dict(low='nan'), 'out of range'),
+    (dict(high='inf'), 'out of range'), (dict(low='1.03'), 'out of range'), (dict(repeats='0'), 'out of range'),
+    (dict(value='fast'), 'not a number'), (dict(value=''), 'not a number'), (dict(goal='< 2'), 'goal < 2'),
+    (dict(hardware=''), 'provenance'), (dict(date='22.11.2026'), 'provenance'), (dict(software='?'), 'provenance'),
+    (dict(command='python a.py'), 'command'), (dict(command='python benchmarks/none.py'), 'command'),
+    (dict(commit='0123456789ab'), 'commit 0123456789ab'), (dict(commit='HEAD+'), 'commit')])
+def test_rows_of_speed(changes, message, tmp_path):
+    for arguments in (['init'], ['commit', '--allow-empty', '-m', 'a']):
+        subprocess.run(['git', '-C', str(tmp_path), '-c', 'user.name=a', '-c', 'user.email=a', *arguments], check=True,
+                       capture_output=True)
+    commit, = git(tmp_path, 'rev-list', 'HEAD')
+    path = tmp_path / 'results' / 'speed.csv'
+    path.parent.mkdir()
+
+    def check(*rows, columns=SPEED_COLUMNS):
+        with open(path, 'w', newline='') as file:
+            writer = csv.DictWriter(file, columns, extrasaction='ignore')
+            writer.writeheader()
+            writer.writerows(rows)
+        return list(wrong_speeds(path))
+
+    row = {**SPEED, 'commit': commit[:12], **changes}
+    found = check(row)
+    assert found == [] if message is None else len(found) == 1 and message in found[0]
+    if not changes:
+        assert check(row, row) == ['speed.csv: R1, a / b: twice'] and check(row, {**row, 'setting': 'bf16'}) == []
+        assert 'columns' in check(row, columns=SPEED_COLUMNS[1:])[0]
+        # Without the history nobody can tell.
+        shutil.rmtree(tmp_path / '.git')
+        assert check({**row, 'commit': '0123456789ab'}) == []

@@ -1,0 +1,82 @@
+"""The attention transfer step without a framework: what the others are measured against."""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmat.attention import attention_distance, attention_map
+
+
+def groups(network: nn.Module, images: Tensor) -> list:
+    """Outputs of the three groups of a wide residual network of mmat's."""
+    backbone = network.backbone
+    outputs = [backbone.conv0(images)]
+    for group in (backbone.group0, backbone.group1, backbone.group2):
+        outputs.append(group(outputs[-1]))
+    return outputs[1:]
+
+
+def logits(network: nn.Module, last: Tensor) -> Tensor:
+    return network.head.fc(F.relu(network.backbone.bn(last), inplace=True).mean((2, 3)))
+
+
+def attention(features: Tensor) -> Tensor:
+    return F.normalize(features.float().pow(2).mean(1).flatten(1))
+
+
+class Steps:
+    """What a step consists of, each to be called by itself; one batch, already on the device, serves all.
+
+    Args:
+        student (nn.Module): WRN-d-k of mmat's, an mmpretrain classifier.
+        teacher (nn.Module): Likewise.
+        images (Tensor): Normalised.
+        labels (Tensor): Of them.
+        bf16 (bool): bfloat16 autocast.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, bf16: bool):
+        self.student, self.teacher = student.train(), teacher.eval().requires_grad_(False)
+        self.images, self.labels, self.bf16 = images, labels, bf16
+        self.optimizer = torch.optim.SGD(student.parameters(), 0.1, 0.9, weight_decay=5e-4)
+
+    def autocast(self):
+        return torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def update(self, loss: Tensor) -> None:
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def student_step(self) -> None:
+        with self.autocast():
+            loss = F.cross_entropy(logits(self.student, groups(self.student, self.images)[-1]), self.labels)
+        self.update(loss)
+
+    @torch.no_grad()
+    def teacher_forward(self) -> None:
+        with self.autocast():
+            logits(self.teacher, groups(self.teacher, self.images)[-1])
+
+    def transfer_step(self) -> None:
+        """As one writes it: losses as in the authors' code."""
+        with self.autocast():
+            features = groups(self.student, self.images)
+            loss = F.cross_entropy(logits(self.student, features[-1]), self.labels)
+            with torch.no_grad():
+                targets = groups(self.teacher, self.images)
+            with torch.autocast(self.images.device.type, enabled=False):
+                for mine, theirs in zip(features, targets):
+                    loss = loss + 1e3 * (attention(mine) - attention(theirs)).pow(2).mean()
+        self.update(loss)
+
+    def lean_step(self) -> None:
+        """With mmat's own formulas, in the order in which mmat computes them, and nothing else."""
+        with self.autocast():
+            with torch.no_grad():
+                targets = [attention_map(features) for features in groups(self.teacher, self.images)]
+            features = groups(self.student, self.images)
+            loss = F.cross_entropy(logits(self.student, features[-1]), self.labels)
+            for mine, theirs in zip(features, targets):
+                loss = loss + 1e3 * attention_distance(attention_map(mine), theirs)
+        self.update(loss)

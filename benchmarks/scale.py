@@ -1,0 +1,167 @@
+#!/usr/bin/env python
+"""R6: how AT training scales, with processes, with the batch and with depth. On the CPU.
+
+    python benchmarks/scale.py [--only processes]
+
+Processes: tools/train.py under torchrun, 2 processes of one thread each that share a batch through gloo, against one
+process of one thread. The 2 of them can at most do what two trainings that know nothing of each other do at the same
+time on this machine, whose cores share caches and memory: that is measured beside it.
+
+Batch and depth: the AT step of WRN-d-1 from WRN-16-2 on random images, one thread or more, in the recommended setting,
+and the memory that the process grew by, at most, from before the first step. Each point is a process of its own; they
+take turns. Growth is linear if a straight line fits: the line with the least squares of measured / line - 1 is drawn
+through the medians, and the row is the largest measured / line, with the least and the most of all points as quartiles.
+"""
+import argparse
+import json
+import resource
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from common import ROOT, add_arguments, alternate, describe_threads, finish, in_process, ratio, row, spread, start
+from timed_training import images_per_second, save_untrained
+
+CONFIG = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
+TEACHER = 'wrn16-2_1xb128_cifar10'
+BATCHES, DEPTHS = [32, 64, 128, 256, 512, 1024], [16, 22, 28, 40, 64, 100]
+
+
+def train(args, batch, processes=1):
+    """Images a second of tools/train.py, each process with one thread and that many images of the batch."""
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            here / 'timed_training.py', args.iterations, ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', folder,
+            '--launcher', 'none' if processes == 1 else 'pytorch', '--cfg-options',
+            f'model.teacher.checkpoint={save_untrained(TEACHER, f"{folder}/teacher.pth")}',
+            f'train_dataloader.batch_size={batch}', f'train_dataloader.dataset.data_root={args.data}',
+            f'val_dataloader.dataset.data_root={args.data}', 'default_hooks.distillation.validate_teacher=False']
+        if processes > 1:
+            command = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}', *command]
+        return images_per_second(in_process(*command[1:], script=str(command[0]), threads=1), args.skip)
+
+
+def train_two(args, batch):
+    """Two trainings at the same time."""
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(lambda _: train(args, batch), range(2)))
+
+
+def processes(args):
+    speeds = alternate({
+        'one 64': partial(train, args, 64), 'one 128': partial(train, args, 128),
+        'two 64': partial(train, args, 64, processes=2), 'apart 64': partial(train_two, args, 64)}, args.repeats)
+    setting = 'recommended, 1 thread a process'
+    named = dict(figure='R6', repeats=args.repeats, setting=setting)
+    yield row(what='images/s, 1 process x 64', measured=spread(speeds['one 64']), unit='images/s', **named)
+    yield row(what='images/s, 2 processes x 64', measured=spread(speeds['two 64']), unit='images/s', **named)
+    yield row(what='images/s, 2 processes x 64 / 2 x (1 process x 64)',
+              measured=ratio(speeds, 'two 64', 2 * ['one 64']), **named)
+    yield row(what='images/s, 2 trainings at a time / 2 x (1 process x 64)',
+              measured=ratio(speeds, 'apart 64', 2 * ['one 64']), **named)
+    yield row(what='images/s, 2 processes x 64 / 2 trainings at a time',
+              measured=ratio(speeds, 'two 64', 'apart 64'), **named)
+    yield row(what='images/s, 2 processes x 64 / 1 process x 128',
+              measured=ratio(speeds, 'two 64', 'one 128'), **named)
+
+
+def step(depth, batch, steps):
+    """The median time of a step, s, and the memory that steps take, MiB."""
+    import logging
+
+    import torch
+    from mmengine.config import Config
+    from mmengine.registry import OPTIM_WRAPPERS
+
+    from mmat.apis.launch import apply_cpu_setting
+    from mmat.datasets.in_memory import BatchedSamples
+    from mmat.models import build_network
+    from mmat.registry import MODELS
+    from mmat.utils.zoo import find_config
+    logging.disable(logging.INFO)
+    config = Config.fromfile(find_config(CONFIG))
+    apply_cpu_setting(config)
+    config.model.student.backbone.depth = depth
+    model = MODELS.build({**config.model.to_dict(), 'teacher': build_network(TEACHER)}).train()
+    options = {key: value for key, value in config.optim_wrapper.optimizer.items() if key != 'type'}
+    optimizer = OPTIM_WRAPPERS.build(
+        {**config.optim_wrapper, 'optimizer': torch.optim.SGD(model.parameters(), **options)})
+    model.set_progress(0, 0, 200, 200 * 391)
+    model.prepare_teacher()
+    data = dict(inputs=torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8),
+                data_samples=BatchedSamples(torch.randint(0, 10, (batch, ))))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(steps + 1):
+        begin = time.perf_counter()
+        model.train_step(data, optimizer)
+        times.append(time.perf_counter() - begin)
+    return median(times[1:]), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def line(x, y):
+    """measured / line at each point, of the straight line with the least squares of measured / line - 1.
+
+    The squares are of line / measured - 1, in which the line's two numbers are linear, and which is as small.
+    """
+    import numpy as np
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    columns = np.stack([1 / y, x / y], 1)
+    coefficients = np.linalg.lstsq(columns, np.ones_like(y), rcond=None)[0]
+    return y / (coefficients[0] + coefficients[1] * x)
+
+
+def growth(args, what, points):
+    """The rows of a series of (depth, batch) that differ in one of them."""
+    measured = alternate({point: partial(in_process, '--one', *point, '--steps', args.steps) for point in points},
+                         args.repeats)
+    axis = 0 if what == 'depth' else 1
+    fixed = f'batch {points[0][1]}' if what == 'depth' else f'WRN-{points[0][0]}-1'
+    named = dict(figure='R6', repeats=args.repeats)
+    for index, (name, unit, scale) in enumerate([('step', 'ms', 1e3), ('peak memory', 'MiB', 1)]):
+        values = {point: [each[index] * scale for each in measured[point]] for point in points}
+        for point in points:
+            yield row(what=f'{name}, {what} {point[axis]}', measured=spread(values[point]), unit=unit,
+                      setting=f'recommended, {fixed}, {describe_threads()}', **named)
+        if len(points) > 2:
+            off = line([point[axis] for point in points], [median(values[point]) for point in points])
+            yield row(what=f'{name} / straight line in {what}, where most above (range: all)',
+                      measured=(off.max(), off.min(), off.max()),
+                      setting=f'recommended, {fixed}, {what} {points[0][axis]} to {points[-1][axis]}, '
+                              f'{describe_threads()}', **named)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument('--only', choices=['processes', 'batch', 'depth'])
+    parser.add_argument('--data', default=str(ROOT / 'data' / 'cifar10'), help='the folder of CIFAR-10')
+    parser.add_argument('--iterations', type=int, default=60, help='of a training; default: 60')
+    parser.add_argument('--skip', type=int, default=10, help='of them, the first that do not count; default: 10')
+    parser.add_argument('--steps', type=int, default=6, help='of a batch or depth; default: 6')
+    parser.add_argument('--batches', type=int, nargs='+', default=BATCHES, help='with WRN-16-1')
+    parser.add_argument('--depths', type=int, nargs='+', default=DEPTHS, help='with --batch')
+    parser.add_argument('--batch', type=int, default=128)
+    parser.add_argument('--one', type=int, nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(step(*args.one, args.steps)))
+        return
+    args.data = str(Path(args.data).resolve())
+    start(args)
+    rows = []
+    if args.only in (None, 'processes'):
+        rows += processes(args)
+    if args.only in (None, 'batch'):
+        rows += growth(args, 'batch', [(16, batch) for batch in args.batches])
+    if args.only in (None, 'depth'):
+        rows += growth(args, 'depth', [(depth, args.batch) for depth in args.depths])
+    finish(rows, args)
+
+
+if __name__ == '__main__':
+    main()

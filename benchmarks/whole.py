@@ -1,0 +1,158 @@
+#!/usr/bin/env python
+"""R4: images a second of AT training on CIFAR-10, mmat's beside the original authors' script on the same work.
+
+    git clone https://github.com/szagoruyko/attention-transfer ../attention-transfer
+    python benchmarks/whole.py --authors ../attention-transfer
+
+WRN-16-1 under AT from WRN-16-2: mmat's is tools/train.py in several settings, its loader, augmentation, hooks and
+logging included; the authors' is their cifar.py as it is, in fp32, with its PIL-fed loader (authors.py tells how). Both
+do the same networks, batch, augmentation, losses and optimizer. Without ``--authors`` it is held against a plain eager
+fp32 loop fed through PIL by workers, which is written here and said to be that. Each measurement is a process of its
+own; they take turns. Of its iterations the first are dropped, and images a second are those of the others together.
+"""
+import argparse
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import authors
+from common import ROOT, add_arguments, alternate, describe_threads, finish, in_process, ratio, row, spread, start
+from timed_training import images_per_second, run, save_untrained
+
+CONFIG = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
+TEACHER = 'wrn16-2_1xb128_cifar10'
+CHANNELS_LAST = 'data_preprocessor.channels_last=True'
+# Arguments of tools/train.py, options of its config, goal.
+ON_CPU = {
+    'fp32': (['--fp32'], [], '>= 1.2'),
+    'fp32, allocator, channels_last': (['--fp32'], [CHANNELS_LAST], ''),
+    'recommended (bf16, allocator, channels_last)': ([], [], '>= 2.2'),
+}
+ON_GPU = {
+    'fp32': ([], [], '>= 1.2'),
+    'fp32, channels_last': ([], [CHANNELS_LAST], ''),
+    'mixed precision, channels_last': (['--amp'], [CHANNELS_LAST], '>= 5'),
+}
+AUTHORS, PLAIN = "the authors' script", 'a plain eager loop, PIL-fed'
+
+
+def settings() -> dict:
+    import torch
+    return ON_GPU if torch.cuda.is_available() else ON_CPU
+
+
+def train_ours(name, args, folder):
+    arguments, options, _ = settings()[name]
+    if 'allocator' in name and '--fp32' in arguments:
+        from mmat.utils.cpu import keep_freed_memory
+        keep_freed_memory()
+    return run(
+        args.iterations, str(ROOT / 'tools' / 'train.py'), CONFIG, '--work-dir', folder, *arguments, '--cfg-options',
+        f'model.teacher.checkpoint={save_untrained(TEACHER, f"{folder}/teacher.pth")}',
+        f'train_dataloader.batch_size={args.batch}', f'train_dataloader.dataset.data_root={args.data}',
+        f'val_dataloader.dataset.data_root={args.data}',
+        # That is before the first iteration.
+        'default_hooks.distillation.validate_teacher=False', *options)
+
+
+def train_plainly(args):
+    """What a careful author writes without a framework: fp32, NCHW, images through PIL and torchvision in workers."""
+    import time
+
+    import torch
+    import torch.nn.functional as F
+    import torchvision.transforms as T
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+
+    from mmat.datasets import CIFAR10
+    from mmat.models import build_network
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.backends.cudnn.benchmark = True
+    content = CIFAR10(data_root=args.data, split='train')
+
+    class Images(Dataset):
+        arrays, labels = content.images.permute(0, 2, 3, 1).contiguous().numpy(), content.labels.tolist()
+        transform = T.Compose([
+            T.Pad(4, padding_mode='reflect'), T.RandomHorizontalFlip(), T.RandomCrop(32), T.ToTensor(),
+            T.Normalize([125.3 / 255, 123 / 255, 113.9 / 255], [63 / 255, 62.1 / 255, 66.7 / 255])])
+
+        def __len__(self):
+            return len(self.labels)
+
+        def __getitem__(self, index):
+            return self.transform(Image.fromarray(self.arrays[index])), self.labels[index]
+
+    def forward(network, x):
+        x, groups = network.backbone.conv0(x), []
+        for name in network.backbone.stage_names:
+            x = getattr(network.backbone, name)(x)
+            groups.append(x)
+        return network.head.fc(F.relu(network.backbone.bn(x)).mean((2, 3))), groups
+
+    def attention(x):
+        return F.normalize(x.pow(2).mean(1).flatten(1))
+
+    student, teacher = (build_network(f'wrn16-{width}_1xb128_cifar10').to(device) for width in (1, 2))
+    student.train()
+    teacher.eval()
+    optimizer = torch.optim.SGD(student.parameters(), 0.1, 0.9, weight_decay=5e-4)
+    ends = []
+    while True:
+        for images, labels in DataLoader(Images(), args.batch, shuffle=True, num_workers=args.workers,
+                                         pin_memory=device == 'cuda'):
+            images, labels = images.to(device), labels.to(device)
+            logits, groups = forward(student, images)
+            with torch.no_grad():
+                taught = forward(teacher, images)[1]
+            loss = F.cross_entropy(logits, labels)
+            for s, t in zip(groups, taught):
+                loss = loss + 1e3 * (attention(s) - attention(t)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()  # what a script shows of each iteration
+            ends.append(time.time())
+            if len(ends) == args.iterations:
+                return dict(ends=ends, images=args.batch)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument('--authors', metavar='PATH', help='a checkout of github.com/szagoruyko/attention-transfer')
+    parser.add_argument('--data', default=str(ROOT / 'data' / 'cifar10'), help='the folder of CIFAR-10')
+    parser.add_argument('--iterations', type=int, default=60, help='of a measurement; default: 60')
+    parser.add_argument('--skip', type=int, default=10, help='of them, the first that do not count; default: 10')
+    parser.add_argument('--batch', type=int, default=128)
+    parser.add_argument('--workers', type=int, default=2, help="of the peer's loader; default: 2")
+    parser.add_argument('--one', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.data = str(Path(args.data).resolve())
+    if not 1 <= args.skip <= args.iterations - 1:
+        parser.error(f'--skip must be from 1 to {args.iterations - 1}, got {args.skip}')
+    if args.one:
+        with tempfile.TemporaryDirectory() as folder:
+            told = (authors.run(args.authors, args.data, folder, args.iterations, args.batch, args.workers)
+                    if args.one == AUTHORS else train_plainly(args) if args.one == PLAIN
+                    else train_ours(args.one, args, folder))
+            print(json.dumps(images_per_second(told, args.skip)))
+        return
+    if args.authors and not (Path(args.authors) / 'cifar.py').is_file():
+        parser.error(f'--authors: {args.authors} has no cifar.py')
+    start(args)
+    peer = AUTHORS if args.authors else PLAIN
+    speeds = alternate({name: partial(in_process, *sys.argv[1:], '--one', name) for name in [peer, *settings()]},
+                       args.repeats)
+    common = f'batch {args.batch}, {describe_threads()}, {args.workers} workers'
+    rows = [row('R4', 'images/s of AT training', spread(speeds[name]), 'images/s', '', args.repeats,
+                f'{name}, {common}') for name in speeds]
+    rows += [row('R4', f'images/s of AT training / {peer}', ratio(speeds, name, peer), 'ratio', goal, args.repeats,
+                 f'{name}, {common}') for name, (_, _, goal) in settings().items()]
+    finish(rows, args)
+
+
+if __name__ == '__main__':
+    main()
