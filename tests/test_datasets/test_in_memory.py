@@ -67,7 +67,7 @@ def test_a_batch():
     assert batch['inputs'].shape == (2, 3, 2, 2)
     assert batch['inputs'][:, 0, 0, 0].tolist() == [6, 1]
     assert batch['data_samples'].gt_label.tolist() == [0, 1]
-    assert batch['data_samples'].sample_idx == [6, 1]
+    assert batch['data_samples'].sample_idx.tolist() == [6, 1]
 
 
 def test_a_batch_is_a_copy():
@@ -140,10 +140,66 @@ def test_what_is_written_on_a_sample_stays():
 
 def test_samples_follow_their_batch_to_its_device():
     # 'meta' stands for an accelerator: a label that goes through the CPU, and stays there, would fail the loss on it.
-    samples = BatchedSamples(torch.tensor([1, 2]), [3, 4]).to('meta')
-    assert samples.gt_label.device.type == 'meta'
-    assert samples.sample_idx == [3, 4]
-    assert [sample.gt_label.device.type for sample in samples] == ['meta', 'meta']
+    samples = BatchedSamples(torch.tensor([1, 2]), [3, 4], pred_score=torch.rand(2, 3)).to('meta')
+    assert samples.gt_label.device.type == samples.pred_score.device.type == 'meta'
+    assert samples.sample_idx.tolist() == [3, 4]
+    for sample in (*samples, samples[-1]):
+        assert sample.gt_label.device.type == sample.pred_score.device.type == 'meta'
+
+
+def batch_with_predictions():
+    scores = torch.tensor([[.1, .9], [.8, .2], [.3, .7]])
+    return BatchedSamples(torch.tensor([1, 1, 0]), [7, 8, 9], pred_score=scores, pred_label=scores.argmax(1))
+
+
+@pytest.mark.parametrize('read', [list, lambda batch: batch[:], lambda batch: [batch[i - 3] for i in range(3)]])
+def test_samples_have_the_predictions_of_their_batch(read):
+    batch = batch_with_predictions()
+    samples = read(batch)
+    for sample, label, truth, score, index in zip(samples, (1, 0, 1), (1, 1, 0), batch.pred_score, (7, 8, 9)):
+        expected = DataSample().set_gt_label(truth).set_pred_score(score).set_pred_label(label)
+        expected.set_metainfo(dict(sample_idx=index))
+        found, expected = sample.to_dict(), expected.to_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(value, expected[key]) if torch.is_tensor(value) else value == expected[key]
+                   for key, value in found.items())
+    assert len(samples) == 3 and all(sample is again for sample, again in zip(samples, batch))
+
+
+def test_predictions_reach_the_samples_that_there_are():
+    # A hook has looked at one before the network is run.
+    batch = BatchedSamples(torch.tensor([1, 0]))
+    sample = batch[1]
+    sample.set_metainfo(dict(img_path='a.png'))
+    batch.pred_score = torch.tensor([[.1, .9], [.8, .2]])
+    batch.pred_label = torch.tensor([1, 0])
+    assert batch[1] is sample and sample.img_path == 'a.png'
+    assert sample.pred_label.tolist() == [0] and sample.pred_score.tolist() == batch.pred_score[1].tolist()
+    assert batch[0].pred_label.tolist() == [1]
+    assert batch.untouched()
+
+
+@pytest.mark.parametrize('write', [
+    lambda sample: sample.set_pred_score(torch.tensor([1., 0.])), lambda sample: sample.set_gt_label(0),
+    lambda sample: sample.set_gt_score(torch.tensor([1., 0.])), lambda sample: sample.pop('pred_label'),
+])
+def test_a_batch_knows_when_its_samples_say_something_else(write):
+    batch = batch_with_predictions()
+    assert batch.untouched()
+    assert list(batch)[1].pred_label.tolist() == [0] and batch.untouched()
+    write(batch[1])
+    assert not batch.untouched()
+    # Others are no matter of its own.
+    assert batch.to('cpu').untouched()
+
+
+@pytest.mark.parametrize('positions', [[5, 3], np.array([5, 3]), range(5, 1, -2), torch.tensor([5, 3])])
+def test_positions_are_an_array_and_those_of_samples_plain_numbers(positions):
+    batch = BatchedSamples(torch.tensor([1, 2]), positions)
+    for each in (batch, batch.to('cpu'), batch.clone()):
+        assert isinstance(each.sample_idx, np.ndarray) and each.sample_idx.tolist() == [5, 3]
+        assert [type(sample.sample_idx) for sample in each] == [int, int]
+        assert [sample.sample_idx for sample in each] == [5, 3]
 
 
 def test_mmpretrains_metric_reads_them():

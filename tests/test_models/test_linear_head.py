@@ -107,11 +107,36 @@ def test_mixed_labels_are_scores():
 
 
 def test_predictions_keep_the_labels():
-    predictions = identity_head().predict((FEATURES, ), BatchedSamples(LABELS, [7, 8]))
+    batch = BatchedSamples(LABELS, [7, 8])
+    predictions = identity_head().predict((FEATURES, ), batch)
+    assert predictions is batch
+    assert predictions.pred_label.tolist() == [0, 0] and predictions.pred_score.shape == (2, 2)
     assert [sample.gt_label.item() for sample in predictions] == [0, 1]
     assert [sample.pred_label.item() for sample in predictions] == [0, 0]
     assert [sample.sample_idx for sample in predictions] == [7, 8]
     torch.testing.assert_close(predictions[0].pred_score, torch.tensor([0.75, 0.25]))
+
+
+@pytest.mark.parametrize('given', [lambda labels: samples(labels), lambda labels: None, BatchedSamples],
+                         ids=['list', 'none', 'tensor'])
+def test_predictions_equal_mmpretrains(given):
+    torch.manual_seed(0)
+    ours = LinearClsHead(num_classes=5, in_channels=7)
+    theirs = MMPretrainLinearClsHead(num_classes=5, in_channels=7)
+    theirs.load_state_dict(ours.state_dict())
+    features, labels = torch.randn(9, 7), torch.randint(0, 5, (9, ))
+    batch = given(labels)
+    with torch.no_grad():
+        found = ours.predict((features, ), batch)
+        expected = theirs.predict((features, ), None if batch is None else samples(labels))
+    assert isinstance(found, BatchedSamples if given is BatchedSamples else list)
+    assert len(found) == len(expected) == 9
+    for number, (mine, other) in enumerate(zip(found, expected)):
+        mine, other = mine.to_dict(), other.to_dict()
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(other[key])) for key, value in mine.items())
+        if isinstance(batch, list):
+            assert found[number] is batch[number]
 
 
 @pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain', 'mmat'])

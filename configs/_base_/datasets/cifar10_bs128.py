@@ -18,7 +18,7 @@ val_dataloader = dict(
     dataset=dict(type='mmat.CIFAR10', data_root='data/cifar10', split='test'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='mmat.keep_batch'))
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, ))
+val_evaluator = dict(type='mmat.BatchEvaluator', metrics=dict(type='mmat.Accuracy', topk=(1, )))
 
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

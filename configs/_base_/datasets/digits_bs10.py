@@ -13,7 +13,7 @@ val_dataloader = dict(
     dataset=dict(type='mmat.Digits', split='test'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='mmat.keep_batch'))
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, ))
+val_evaluator = dict(type='mmat.BatchEvaluator', metrics=dict(type='mmat.Accuracy', topk=(1, )))
 
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

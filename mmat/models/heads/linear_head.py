@@ -1,8 +1,13 @@
 """Linear classification head for batches whose labels are one tensor."""
+from typing import List, Union
+
+import torch.nn.functional as F
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import LinearClsHead as MMPretrainLinearClsHead
+from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mmat.datasets import BatchedSamples
 from mmat.registry import MODELS
 
 from ..targets import read_targets
@@ -12,10 +17,10 @@ from ..targets import read_targets
 class LinearClsHead(MMPretrainLinearClsHead):
     """mmpretrain's linear head; reads the labels of :class:`mmat.datasets.BatchedSamples` as one tensor.
 
-    Collecting them from one DataSample per image costs more than loading and augmenting the batch. Any other
-    mmpretrain head works on these batches too, at that cost. The training accuracy is that of the highest score,
-    whatever its sign; mmpretrain's counts an image whose highest score is not positive as wrong. Arguments as
-    mmpretrain's.
+    It writes its predictions there as well. Collecting labels from one DataSample per image costs more than loading and
+    augmenting the batch. Any other mmpretrain head works on these batches too, at that cost. The training accuracy is
+    that of the highest score, whatever its sign; mmpretrain's counts an image whose highest score is not positive as
+    wrong. Arguments as mmpretrain's.
     """
 
     def __init__(self, *args, loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0), **kwargs):
@@ -32,3 +37,10 @@ class LinearClsHead(MMPretrainLinearClsHead):
             accuracy = Accuracy.calculate(cls_score, target, topk=self.topk, thrs=(None, ))
             losses.update({f'accuracy_top-{k}': value for k, value in zip(self.topk, accuracy)})
         return losses
+
+    def _get_predictions(self, cls_score: Tensor, data_samples) -> Union[BatchedSamples, List[DataSample]]:
+        if not isinstance(data_samples, BatchedSamples):
+            return super()._get_predictions(cls_score, data_samples)
+        data_samples.pred_score = F.softmax(cls_score, dim=1)
+        data_samples.pred_label = data_samples.pred_score.argmax(dim=1)
+        return data_samples
