@@ -94,11 +94,41 @@ def test_a_dry_run_trains_nothing(recipe, tmp_path):
     assert commands[1][-1] == (f'model.teacher.checkpoint={tmp_path}/work/teacher_1xb32_digits/seed0')
 
 
+def test_seeds_share_their_batches(recipe, tmp_path):
+    work_dir = tmp_path / 'work'
+    words = [recipe, '--work-dir', work_dir, '--jobs', 1, '--only', 'student', '--seeds']
+    code, output = run_tool('reproduce.py', *words, 2, '--share-batches', '--dry-run')
+    folder = work_dir / 'student_1xb32_digits'
+    assert code == 0 and not work_dir.exists()
+    command, = [shlex.split(line) for line in output.splitlines() if line and not line.startswith('#')]
+    at = command.index('--work-dir')
+    assert command[at:at + 8] == ['--work-dir', str(folder), '--seeds', '0', '1', '--batch-seed', '0', '--resume']
+
+    code, output = run_tool('reproduce.py', *words, 2, '--share-batches')
+    assert code == 0 and 'Seeds 0 and 1 saw the same batches' in output
+    runs = [{**json.loads((folder / f'seed{seed}' / f'{name}.json').read_text())} for seed in (0, 1)
+            for name in ('run', 'result')]
+    assert [each['batch_seed'] for each in runs] == [0] * 4
+    assert len({each['checkpoint_sha256'] for each in runs[1::2]}) == 2
+    assert {each['precision'] for each in runs[1::2]} == {'bf16 autocast'}
+    # One more, with the batches that those had.
+    code, output = run_tool('reproduce.py', *words, 3, '--share-batches', '--dry-run')
+    assert '# student_1xb32_digits, seed 1: done\n# student_1xb32_digits, seed 2: to be trained\n' in output
+    assert f'--work-dir {folder}/seed2 --seed 2 --batch-seed 0 --resume' in output
+    assert 'was begun with --share-batches, and cannot go on without it' in fails('reproduce.py', *words, 2)
+    # The report needs no reminder.
+    code, output = run_tool('reproduce.py', *words, 2, '--report')
+    assert code == 0 and 'Seeds 0 and 1 saw the same batches' in output
+    assert (work_dir / 'report.md').read_text().count('--batch-seed 0') == 2
+
+
 @pytest.mark.parametrize('words, message', [
     (['--jobs', 0], '--jobs must be at least 1, got 0'),
     (['--seeds', 0], '--seeds must be at least 1, got 0'),
     (['--epochs-scale', 'nan'], 'the epochs can be scaled by a positive number only, got nan'),
     (['--gpus-per-run', 3], 'the batch of .*, 32, cannot be shared among 3 processes'),
+    (['--share-batches', '--gpus-per-run', 2], '--share-batches trains all seeds in one process, and here 2 share'),
+    (['--share-batches', '--executor', 'slurm'], '--share-batches is for this machine; with --executor slurm each'),
     (['--only', 'techer'], "--only 'techer' matches no config and no row of the recipe; the closest are 'teacher'"),
 ])
 def test_mistakes_are_told_in_a_line(recipe, tmp_path, words, message):

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 from mmat.apis.launch import SettingsAction, command_line
+from mmat.reproduce.group import command_of, groups_of
 from mmat.reproduce.pool import DONE, devices_of, execute
 from mmat.reproduce.progress import failures, show_progress
 from mmat.reproduce.recipe import in_order, plan, read_recipe, table_name
@@ -33,6 +34,9 @@ def parse_args():
                         help="processes that share a training and its batch; default: the recipe's")
     parser.add_argument('--cfg-options', nargs='+', action=SettingsAction, metavar='KEY=VALUE',
                         help='override settings of every config, such as train_dataloader.dataset.data_root=PATH')
+    parser.add_argument('--share-batches', action='store_true',
+                        help='train the seeds of a config together: they see the same batches, and what their teacher '
+                        'makes of them is computed once; the report says so')
     parser.add_argument('--executor', choices=['local', 'slurm'], default='local',
                         help='where trainings run: on this machine, or as jobs of a Slurm cluster')
     parser.add_argument('--slurm', nargs='+', default=[], metavar='KEY=VALUE',
@@ -48,18 +52,21 @@ def main():
         raise ValueError('--slurm is for --executor slurm')
     if args.gpus and args.executor == 'slurm':
         raise ValueError('--gpus is for this machine; with --executor slurm it is --slurm gpus_per_node=N')
+    if args.share_batches and args.executor == 'slurm':
+        raise ValueError('--share-batches is for this machine; with --executor slurm each seed is a job of its own')
     recipe, name = read_recipe(args.recipe), Path(args.recipe).stem
     work_dir = Path(args.work_dir or Path('work_dirs') / table_name(args.recipe, args.epochs_scale))
     processes = args.gpus_per_run or recipe.gpus_per_run
     runs = plan(recipe, work_dir, args.seeds, args.only, args.epochs_scale, args.gpus_per_run,
-                args.cfg_options)
+                args.cfg_options, args.share_batches)
     ordered = in_order(runs)
 
     lacking = [] if args.report else missing(ordered)
     if args.dry_run:
-        for run in ordered:
-            print(f'# {run.label}: ' + ('done' if run.result else 'running' if run.is_running else 'to be trained'))
-            print(shlex.join(run.command()))
+        for group in groups_of(ordered):
+            for run in group:
+                print(f'# {run.label}: ' + ('done' if run.result else 'running' if run.is_running else 'to be trained'))
+            print(shlex.join(command_of([run for run in group if not run.result] or group)))
         print('\n'.join(f'# missing: {each}' for each in lacking))
         return int(bool(lacking))
     if lacking:

@@ -3,8 +3,10 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
 
+from .group import groups_of, resumable_together, start
 from .run import Run
 
 # What a run can be, in the order of its life.
@@ -48,11 +50,20 @@ def devices_of(jobs: Optional[int], gpus: Optional[Sequence[int]], processes: in
     return [dict(cores=[cores[(job * share + core) % len(cores)] for core in range(share)]) for job in range(jobs)]
 
 
+@dataclass
+class _Job:
+    """A group in a process that this one started, and what it may use."""
+    group: List[Run]
+    process: subprocess.Popen
+    device: dict
+
+
 def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[Run, str]], None],
             pause: float = 0.5) -> Dict[Run, str]:
     """Train what is not done, as many at a time as there are devices.
 
-    A training that fails holds up its students only. Those that this process started end with it.
+    Runs that share their batches are one training, see :func:`~mmat.reproduce.group.groups_of`. A training that fails
+    holds up its students only. Those that this process started end with it.
 
     Args:
         runs (Sequence[Run]): Teachers before their students, and seed by seed, in the order in which to begin them.
@@ -66,9 +77,7 @@ def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[
     Raises:
         ValueError, OSError: As :meth:`~mmat.reproduce.run.Run.prepare`.
     """
-    running: Dict[Run, subprocess.Popen] = {}
-    free = list(devices)
-    taken: Dict[Run, dict] = {}
+    free, jobs, groups = list(devices), [], groups_of(runs)
     for run in runs:
         run.check()  # all of them, before anything is written
     for run in runs:
@@ -80,36 +89,50 @@ def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[
     try:
         watch(states)
         while any(state in (WAITING, RUNNING) for state in states.values()):
-            for run in [run for run in runs if states[run] == RUNNING]:
-                process = running.get(run)
-                if process is not None and process.poll() is not None:
-                    del running[run]
-                    free.insert(0, taken.pop(run))
-                    # Where only the job was killed, its training goes on, and is looked after like a stranger's.
-                    states[run] = DONE if run.result else RUNNING if run.is_running else FAILED
-                elif process is None and not run.is_running:
-                    # Begun by an earlier call of this tool, or beside it on another machine.
-                    states[run] = DONE if run.result else FAILED if run.failure else WAITING
+            _look(states, jobs, free)
             # Only now, so that what is free goes to the first in the order.
-            for run in [run for run in runs if states[run] == WAITING]:
-                teacher = states.get(run.teacher, DONE)
-                if teacher in (FAILED, BLOCKED):
-                    states[run] = BLOCKED
-                elif teacher == DONE and free:
-                    if not run.is_running:
-                        taken[run] = free.pop(0)
-                        running[run] = run.start(taken[run])
-                    states[run] = RUNNING
+            for group in groups:
+                _begin(group, states, jobs, free)
             watch(states)
             time.sleep(pause)
     finally:
         for number, handler in stop.items():
             signal.signal(number, handler)
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+        for job in jobs:
+            job.process.terminate()
+        for job in jobs:
+            job.process.wait()
     return states
+
+
+def _look(states: Dict[Run, str], jobs: List[_Job], free: List[dict]) -> None:
+    """What has become of what runs, here and elsewhere."""
+    for job in [job for job in jobs if job.process.poll() is not None]:
+        jobs.remove(job)
+        free.insert(0, job.device)
+        for run in job.group:
+            # Where only the job was killed, its training goes on, and is looked after like a stranger's.
+            states[run] = DONE if run.result else RUNNING if run.is_running else FAILED
+    own = [run for job in jobs for run in job.group]
+    for run, state in states.items():
+        if state == RUNNING and run not in own and not run.is_running:
+            # Begun by an earlier call of this tool, or beside it on another machine.
+            states[run] = DONE if run.result else FAILED if run.failure else WAITING
+
+
+def _begin(group: List[Run], states: Dict[Run, str], jobs: List[_Job], free: List[dict]) -> None:
+    """Start what waits of a group, where it can be."""
+    waiting = [run for run in group if states[run] == WAITING]
+    teacher = states.get(group[0].teacher, DONE)
+    if waiting and teacher in (FAILED, BLOCKED):
+        states.update(dict.fromkeys(waiting, BLOCKED))
+    elif waiting and teacher == DONE and free:
+        states.update({run: RUNNING for run in waiting if run.is_running})
+        # While somebody else has a part of it the others wait, to be trained together.
+        if not any(states[run] == RUNNING for run in group):
+            device, together = free.pop(0), resumable_together(waiting)
+            jobs.append(_Job(together, start(together, device), device))
+            states.update(dict.fromkeys(together, RUNNING))
 
 
 def _interrupt(number, frame):

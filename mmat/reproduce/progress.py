@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .group import failed_alike, groups_of, label_of
 from .pool import BLOCKED, DONE, FAILED, RUNNING, WAITING
 from .run import Run
 from .run_log import METRIC, RunLog
@@ -71,8 +72,11 @@ class Progress:
                 if result:
                     self.results[run] = result
 
+    def in_state(self, state: str) -> List[Run]:
+        return [run for run, each in self.states.items() if each == state]
+
     def count(self, state: str) -> int:
-        return sum(each == state for each in self.states.values())
+        return len(self.in_state(state))
 
     def value(self, run: Run) -> Optional[float]:
         """Its last error, or accuracy, in percent."""
@@ -81,19 +85,29 @@ class Progress:
         return 100 - accuracy if accuracy is not None and self.measure == 'error' else accuracy
 
     def paces(self) -> Dict[str, float]:
-        """Seconds of an epoch of each config of which something is known, the mean of its runs."""
+        """Seconds of an epoch of each config of which something is known, the mean of its runs.
+
+        Of runs that are trained in one process it is a run's share.
+        """
         known: Dict[str, List[float]] = {}
-        for run, state in self.states.items():
-            pace = self.logs[run].pace if state == RUNNING else (
-                self.results[run]['wall_time'] / run.epochs if run in self.results else None)
-            if pace is not None:
-                known.setdefault(run.name, []).append(pace)
+        for group in groups_of(self.in_state(RUNNING)):
+            for run in group:
+                if self.logs[run].pace is not None:
+                    known.setdefault(run.name, []).append(self.logs[run].pace / len(group))
+        for run, result in self.results.items():
+            known.setdefault(run.name, []).append(result['wall_time'] / run.epochs)
         return {name: sum(each) / len(each) for name, each in known.items()}
 
     def left(self, run: Run) -> Optional[float]:
         """Seconds that a run which is under way still takes, None where nothing is known of its config."""
-        log = self.logs[run]
-        return log.left(log.pace or self.paces().get(run.name))
+        return next(self._left_of(group, self.paces()) for group in groups_of(self.in_state(RUNNING)) if run in group)
+
+    def _left_of(self, group: List[Run], paces: Dict[str, float]) -> Optional[float]:
+        """Seconds that a process takes for its runs: as long as for the last of them."""
+        share = paces.get(group[0].name)
+        usual = None if share is None else share * len(group)
+        left = [self.logs[run].left(self.logs[run].pace or usual) for run in group]
+        return max((each for each in left if each is not None), default=None)
 
     def left_of_all(self) -> Optional[float]:
         """Seconds that all still take, so many at a time and students after their teachers; None at the beginning.
@@ -106,15 +120,15 @@ class Progress:
         usual = sum(paces[name] * epochs for name, epochs in {
             run.name: run.epochs for run in self.states if run.name in paces}.items()) / len(paces)
         paces = {run.name: paces.get(run.name, usual / run.epochs) for run in self.states}
-        ends = {run: self.logs[run].left(self.logs[run].pace or paces[run.name])
-                for run, state in self.states.items() if state == RUNNING}
-        free = [*ends.values(), *[0.] * (self.jobs - len(ends))]
+        under_way = groups_of(self.in_state(RUNNING))
+        ends = {run: self._left_of(group, paces) for group in under_way for run in group}
+        free = [*(ends[group[0]] for group in under_way), *[0.] * (self.jobs - len(under_way))]
         heapq.heapify(free)
-        for run, state in self.states.items():
-            if state == WAITING:
-                begin = max(heapq.heappop(free), ends.get(run.teacher, 0.))
-                ends[run] = begin + run.epochs * paces[run.name]
-                heapq.heappush(free, ends[run])
+        for group in groups_of(self.in_state(WAITING)):
+            begin = max(heapq.heappop(free), ends.get(group[0].teacher, 0.))
+            end = begin + sum(run.epochs * paces[run.name] for run in group)
+            ends.update(dict.fromkeys(group, end))
+            heapq.heappush(free, end)
         return max(ends.values(), default=0.)
 
 
@@ -152,7 +166,7 @@ class PlainProgress(Progress):
         state, value = self.states[run], self.value(run)
         number = '' if value is None else f'{self.measure} {value:.2f} %'
         if state == FAILED:
-            return f': {_exit_of(run)}, see {run.work_dir / "train.log"}'
+            return f': {_exit_of(run)}, see {run.log}'
         if state == BLOCKED:
             return f': {_culprit(run, self.states).label} failed, which was to teach'
         if state == RUNNING and self.logs[run].validated:
@@ -265,16 +279,15 @@ def failures(states: Dict[Run, str]) -> str:
         str: Some paragraphs; '' where nothing failed.
     """
     paragraphs = []
-    for run, state in states.items():
-        if state == FAILED:
-            log = run.work_dir / 'train.log'
-            end = (run.failure or {}).get('log')
-            if end is None:
-                end = log.read_text(errors='replace').splitlines()[-15:] if log.is_file() else []
-            held_up = [each.label for each, its in states.items() if its == BLOCKED and _culprit(each, states) is run]
-            paragraphs.append('\n'.join([
-                f'{run.label} failed: {_exit_of(run)}. The end of {log}:', *(f'    {line}' for line in end),
-                *([f'It was to teach, and so were not trained: {"; ".join(held_up)}'] if held_up else [])]))
+    for group in failed_alike([run for run, state in states.items() if state == FAILED]):
+        run = group[0]
+        end = (run.failure or {}).get('log')
+        if end is None:
+            end = run.log.read_text(errors='replace').splitlines()[-15:] if run.log.is_file() else []
+        held_up = [each.label for each, its in states.items() if its == BLOCKED and _culprit(each, states) in group]
+        paragraphs.append('\n'.join([
+            f'{label_of(group)} failed: {_exit_of(run)}. The end of {run.log}:', *(f'    {line}' for line in end),
+            *([f'It was to teach, and so were not trained: {"; ".join(held_up)}'] if held_up else [])]))
     if paragraphs:
         paragraphs.append('The same command starts what failed again, each from its last checkpoint.')
     return '\n\n'.join(paragraphs)

@@ -22,7 +22,7 @@ from mmengine.config import Config
 from mmat.utils.files import write_whole
 from mmat.utils.zoo import find_config, zoo_root
 
-from .results import read_csv, summarise
+from .results import batches_words, read_csv, summarise
 from .weights import FOLDER, log_of, read_index
 
 _BEGIN, _END = '<!-- table: ', '<!-- end of table -->'
@@ -171,6 +171,8 @@ def _about(rows: List[dict], file: Path, page: Path, root: Path, grid: bool) -> 
         brackets = ', in brackets what is published' if published else ''
         yield (f'Median of {_and(counts, "or")} seeds{brackets}.' if counts[-1] > 1 else
                f'One seed{brackets}.')
+    if batches_words(rows):
+        yield batches_words(rows)
     if recipe.is_file():
         yield Config.fromfile(recipe).note
     precision, hardware, dates = ([row[key] for row in rows] for key in ('precision', 'hardware', 'date'))
@@ -180,7 +182,9 @@ def _about(rows: List[dict], file: Path, page: Path, root: Path, grid: bool) -> 
     yield (f'{_and(dict.fromkeys(precision))} on {_and(dict.fromkeys(hardware))}; {versions}; commit {commits}; '
            f'{days}.')
     scale = re.fullmatch(r'.*_x([\d.e-]+)', file.stem)
-    command = f'tools/reproduce.py recipes/{rows[0]["recipe"]}.py' + (f' --epochs-scale {scale[1]}' if scale else '')
+    command = f'tools/reproduce.py recipes/{rows[0]["recipe"]}.py' + (
+        f' --epochs-scale {scale[1]}' if scale else '') + (
+        ' --share-batches' if any(row['batch_seed'] is not None for row in rows) else '')
     yield f'Each run: [{file.relative_to(root)}]({_link(file, page)}), by `python {command}`.'
 
 

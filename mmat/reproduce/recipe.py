@@ -1,4 +1,5 @@
 """What a table consists of, and the trainings behind it."""
+import copy
 import hashlib
 import json
 import re
@@ -118,7 +119,8 @@ def _check_cell(cell: dict, path: str) -> None:
 
 
 def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequence[str] = (), scale: float = 1.,
-         processes: Optional[int] = None, options: Optional[dict] = None) -> Dict[str, List[Run]]:
+         processes: Optional[int] = None, options: Optional[dict] = None,
+         share_batches: bool = False) -> Dict[str, List[Run]]:
     """The trainings of a table: which there are, and which needs which.
 
     Args:
@@ -133,19 +135,24 @@ def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequ
             stays. Defaults to None, the recipe's ``gpus_per_run``.
         options (dict, optional): Settings that differ from those of every config, such as where the data lies.
             Defaults to None.
+        share_batches (bool): Whether the seeds of a cell have the same batches, those of its first seed, and so can be
+            trained together. Defaults to False.
 
     Returns:
         dict: Name of a config -> its runs by seed, in the order of the recipe but teachers first. Configs that ``only``
         leaves out have none.
 
     Raises:
-        ValueError: One of ``only`` matches nothing, ``seeds``, ``scale`` or ``processes`` are not positive, or a batch
-            cannot be shared among so many processes.
+        ValueError: One of ``only`` matches nothing, ``seeds``, ``scale`` or ``processes`` are not positive, a batch
+            cannot be shared among so many processes, or batches among seeds.
     """
     for name, number in (('--seeds', seeds), ('--gpus-per-run', processes)):
         if number is not None and number < 1:
             raise ValueError(f'{name} must be at least 1, got {number}')
     processes = processes or recipe.gpus_per_run
+    if share_batches and processes > 1:
+        raise ValueError(f'--share-batches trains all seeds in one process, and here {processes} share a training: '
+                         '--gpus-per-run 1, or without --share-batches')
     names = {name_of(cell.config): cell for cell in recipe.cells}
     for pattern in only:
         known = {*names, *(cell.row for cell in recipe.cells)}
@@ -158,6 +165,19 @@ def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequ
     runs: Dict[str, List[Run]] = {}
     shared: Dict[str, dict] = {}
 
+    def batch_seed(name: str, config: Config) -> Optional[int]:
+        # Of the whole cell, also where only its first seed is wanted, to teach.
+        together = seeds_of(recipe, names[name], seeds) if share_batches and name in names else ()
+        if len(together) < 2:
+            return None
+        from mmat.apis.seeds import check_seeds, set_batch_seed  # here: it takes seconds
+        try:
+            check_seeds(config, together)
+            set_batch_seed(copy.deepcopy(config), together[0])
+        except ValueError as error:
+            raise ValueError(f'--share-batches: the seeds of {name} cannot share their batches: {error}') from error
+        return together[0]
+
     def add(config: str, numbers: Sequence[int], teacher: Optional[str]) -> None:
         name = name_of(config)
         taught_by = None
@@ -168,10 +188,11 @@ def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequ
             taught_by = runs[name_of(teacher)][0]
         if name not in shared:
             content = Config.fromfile(find_config(config))
-            merge_options(content.copy(), options)  # says which of them no config has
-            own = {**options_of(content, scale, processes), **(options or {})}
+            own, trained = {**options_of(content, scale, processes), **(options or {})}, content.copy()
+            merge_options(trained, own)  # says which of them no config has
             shared[name] = dict(config=config, options=own, processes=processes, config_hash=hash_of(content),
-                                epochs=own.get('train_cfg.max_epochs', content.train_cfg.max_epochs))
+                                epochs=own.get('train_cfg.max_epochs', content.train_cfg.max_epochs),
+                                batch_seed=batch_seed(name, trained))
         known = runs.setdefault(name, [])
         for seed in numbers:
             if all(run.seed != seed for run in known):

@@ -15,11 +15,13 @@ from .run import Run
 
 # The columns of results/*.csv: what and how much; what was trained; from whom it learned; what came out; where.
 COLUMNS = ('recipe', 'row', 'column', 'published', 'measure', 'value', 'metric',
-           'config', 'seed', 'epochs', 'planned_epochs', 'options', 'processes', 'precision',
+           'config', 'seed', 'batch_seed', 'epochs', 'planned_epochs', 'options', 'processes', 'precision',
            'teacher', 'teacher_seed', 'teacher_sha256', 'checkpoint_sha256',
            'commit', 'mmat', 'python', 'torch', 'torchvision', 'mmengine', 'mmpretrain', 'numpy',
            'hardware', 'wall_time', 'attempts', 'date')
-_NUMBERS = dict(published=float, value=float, seed=int, epochs=int, planned_epochs=int, processes=int,
+# Files of before seeds could share their batches lack it; theirs did not.
+_LATER = ('batch_seed', )
+_NUMBERS = dict(published=float, value=float, seed=int, batch_seed=int, epochs=int, planned_epochs=int, processes=int,
                 teacher_seed=int, wall_time=int, attempts=int)
 
 
@@ -33,8 +35,9 @@ def collect(name: str, recipe: Config, runs: Dict[str, List[Run]]) -> List[dict]
 
     Returns:
         list[dict]: For each cell, in the order of the recipe, and each of its runs that is done, :data:`COLUMNS`.
-        ``value`` and ``published`` are in percent, ``wall_time`` in seconds, ``epochs`` those that were trained and
-        ``planned_epochs`` those of the config.
+        ``value`` and ``published`` are in percent, ``epochs`` those that were trained and ``planned_epochs`` those of
+        the config. ``batch_seed`` is None where a run had batches of its own, and where it shared them the seed that
+        they are of. ``wall_time`` is in seconds, of runs that were trained in one process a run's share.
     """
     rows = []
     planned = {each: Config.fromfile(find_config(group[0].config)).train_cfg.max_epochs
@@ -48,7 +51,7 @@ def collect(name: str, recipe: Config, runs: Dict[str, List[Run]]) -> List[dict]
             rows.append(dict(
                 recipe=name, row=cell.row, column=cell.column, published=cell.published, measure=recipe.measure,
                 value=round(100 - accuracy if recipe.measure == 'error' else accuracy, 4), metric=cell.metric,
-                config=run.name, seed=run.seed, epochs=result['epochs'],
+                config=run.name, seed=run.seed, batch_seed=result.get('batch_seed'), epochs=result['epochs'],
                 planned_epochs=planned[run.name],
                 options=' '.join(run.command_options(teacher=False)), processes=run.processes,
                 precision=result['precision'], teacher=run.teacher and run.teacher.name,
@@ -83,6 +86,35 @@ def summarise(rows: Sequence[dict]) -> Dict[tuple, dict]:
     return summaries
 
 
+def batches_words(rows: Sequence[dict]) -> str:
+    """What the spread of seeds that shared their batches does not hold, a sentence; empty where none did.
+
+    Args:
+        rows (Sequence[dict]): As :func:`collect` gives them.
+    """
+    seeds: Dict[str, Dict[int, Optional[int]]] = {}
+    for row in rows:
+        seeds.setdefault(row['config'], {})[row['seed']] = row['batch_seed']
+    several = {config: own for config, own in seeds.items() if len(own) > 1}
+    shared: Dict[tuple, List[str]] = {}
+    for config, own in several.items():
+        together = tuple(sorted(seed for seed, batches in own.items() if batches is not None))
+        if len(together) > 1:
+            shared.setdefault(together, []).append(config)
+    told = []
+    for together, configs in shared.items():
+        in_a_row = len(together) > 2 and together == tuple(range(together[0], together[-1] + 1))
+        numbers = f'{together[0]} to {together[-1]}' if in_a_row else (
+            f'{", ".join(map(str, together[:-1]))} and {together[-1]}')
+        whose = '' if len(configs) == len(several) else f' of {", ".join(configs)}'
+        told.append(f'seeds {numbers}{whose}')
+    if not told:
+        return ''
+    text = '; '.join(told)
+    return (f'{text[0].upper()}{text[1:]} saw the same batches: their spread holds the chance of the initialisation, '
+            'not that of the order and augmentation of the data.')
+
+
 def write_csv(rows: Sequence[dict], path: Union[str, Path]) -> None:
     """Write rows as :func:`collect` gives them; the file is whole or not there."""
     text = io.StringIO()
@@ -101,10 +133,11 @@ def read_csv(path: Union[str, Path]) -> List[dict]:
     """
     with open(path, newline='') as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        before = tuple(column for column in COLUMNS if column not in _LATER)
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, before):
             raise ValueError(f'{str(path)!r} is no file of results: its columns are {reader.fieldnames}, expected '
                              f'{list(COLUMNS)}')
-        return [{key: _value(key, text) for key, text in row.items()} for row in reader]
+        return [{key: _value(key, row.get(key, '')) for key in COLUMNS} for row in reader]
 
 
 def _value(key: str, text: str) -> Optional[object]:

@@ -2,13 +2,12 @@
 import fcntl
 import json
 import os
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from mmat.utils.files import write_whole
 from mmat.utils.zoo import zoo_root
@@ -20,7 +19,8 @@ class Run:
 
     In the folder lie ``run.json`` (what is to be trained, and every time that it was begun), ``lock`` (held by the
     processes that train), ``train.log``, mmengine's own logs and checkpoints, and in the end ``result.json`` or
-    ``failure.json``.
+    ``failure.json``. Seeds that share their batches are trained together, see :mod:`mmat.reproduce.group`; then
+    ``train.log`` lies above, beside their folders.
 
     Args:
         work_dir (Path): The folder.
@@ -32,6 +32,8 @@ class Run:
         processes (int): How many share the training. Defaults to 1.
         config_hash (str, optional): Of what the config says, see :func:`mmat.reproduce.recipe.hash_of`. Defaults to
             None, which equals any.
+        batch_seed (int, optional): The seed of the batches, which other seeds of the config have too. Defaults to None:
+            they come from ``seed``.
     """
     work_dir: Path
     config: str
@@ -41,6 +43,7 @@ class Run:
     teacher: Optional['Run'] = None
     processes: int = 1
     config_hash: Optional[str] = None
+    batch_seed: Optional[int] = None
 
     @property
     def name(self) -> str:
@@ -50,6 +53,11 @@ class Run:
     @property
     def label(self) -> str:
         return f'{self.name}, seed {self.seed}'
+
+    @property
+    def log(self) -> Path:
+        """Where the output of its training goes."""
+        return (self.work_dir if self.batch_seed is None else self.work_dir.parent) / 'train.log'
 
     # What is on disk
 
@@ -122,12 +130,17 @@ class Run:
         """What is to be trained, as ``run.json`` has it.
 
         Raises:
-            ValueError: The folder holds a training of another kind, or its half by a config that was changed since.
+            ValueError: The folder holds a training of another kind or with other batches, or its half by a config that
+                was changed since.
         """
         spec = dict(config=self.config, seed=self.seed, epochs=self.epochs, options=self.options,
                     processes=self.processes, teacher=self.teacher and os.path.relpath(
                         self.teacher.work_dir, self.work_dir))
         known = self.record
+        if known and known.get('batch_seed') != self.batch_seed:
+            raise ValueError(self._other_batches(known.get('batch_seed')))
+        if self.batch_seed is not None:
+            spec['batch_seed'] = self.batch_seed
         # The config may be named otherwise: its name is the folder's.
         differing = [f'{key}: {known[key]!r} there, {value!r} here' for key, value in spec.items()
                      if known and key != 'config' and known.get(key) != value]
@@ -138,6 +151,15 @@ class Run:
             raise ValueError(f'the config {self.config} was changed since {str(self.work_dir)!r} was begun; take the '
                              'change back, or delete that folder')
         return dict(spec, config_hash=self.config_hash)
+
+    def _other_batches(self, there: Optional[int]) -> str:
+        where = repr(str(self.work_dir))
+        if None not in (there, self.batch_seed):
+            return (f'{where} has the batches of seed {there}, and those of seed {self.batch_seed} are asked for; take '
+                    'another --work-dir, or delete that folder')
+        began, other = ('without', 'with') if there is None else ('with', 'without')
+        return (f'{where} was begun {began} --share-batches, and cannot go on {other} it: the batches are others. Go '
+                f'on {began} it, take another --work-dir, or delete that folder')
 
     def prepare(self) -> None:
         """Write down what is to be trained, before it is.
@@ -154,8 +176,14 @@ class Run:
                 raise OSError(f'nothing can be written to {str(self.work_dir)!r} ({error.strerror}); take another '
                               '--work-dir') from error
 
-    def command(self, tool: str = 'train') -> List[str]:
-        """The command line that trains it, as one would type it; ``'test'`` for that which tests it."""
+    def command(self, tool: str = 'train', together: Sequence[int] = ()) -> List[str]:
+        """The command line that trains it, as one would type it.
+
+        Args:
+            tool (str): ``'test'`` for the command line that tests it. Defaults to ``'train'``.
+            together (Sequence[int]): Seeds that are trained in one process, this one among them. Defaults to none:
+                it is trained alone.
+        """
         python = [sys.executable]
         if tool == 'train' and self.processes > 1:
             # A port of its own for each: they run side by side.
@@ -164,7 +192,13 @@ class Run:
         if tool == 'test':
             return [*command, str(self.work_dir), '--work-dir', str(self.work_dir / 'test'), '--out',
                     str(self.work_dir / 'test.json')]
-        command += ['--work-dir', str(self.work_dir), '--seed', str(self.seed), '--resume']
+        if together:
+            command += ['--work-dir', str(self.work_dir.parent), '--seeds', *map(str, together)]
+        else:
+            command += ['--work-dir', str(self.work_dir), '--seed', str(self.seed)]
+        if self.batch_seed is not None:
+            command += ['--batch-seed', str(self.batch_seed)]
+        command.append('--resume')
         if self.processes > 1:
             command += ['--launcher', 'pytorch']
         options = self.command_options()
@@ -179,32 +213,6 @@ class Run:
         return [f'{key}={value if isinstance(value, str) else str(value).replace(" ", "")}'
                 for key, value in options.items()]
 
-    def start(self, device: Optional[dict] = None) -> subprocess.Popen:
-        """Carry it out in a process of its own, which ends when this one does.
-
-        Args:
-            device (dict, optional): ``gpus``, of those that this process may use, or ``cores``, lists of numbers.
-                Defaults to None: all.
-        """
-        self.prepare()
-        device = device or {}
-        environment = dict(os.environ)
-        cores = device.get('cores')
-        if device.get('gpus') is not None:
-            names = environment.get('CUDA_VISIBLE_DEVICES')
-            environment['CUDA_VISIBLE_DEVICES'] = ','.join(
-                names.split(',')[number] if names else str(number) for number in device['gpus'])
-        if cores:
-            environment['OMP_NUM_THREADS'] = str(max(1, len(cores) // self.processes))
-        # Told whose child it is: when it first looks, that may be gone.
-        command = [sys.executable, '-m', 'mmat.reproduce.job', str(self.work_dir), str(os.getpid())]
-        with open(self.work_dir / 'train.log', 'a') as log:
-            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=subprocess.STDOUT, start_new_session=True)
-        if cores and hasattr(os, 'sched_setaffinity'):
-            os.sched_setaffinity(process.pid, cores)
-        return process
-
 
 def open_run(work_dir: Path) -> Run:
     """A run from what is on disk.
@@ -217,7 +225,12 @@ def open_run(work_dir: Path) -> Run:
         raise FileNotFoundError(f'{str(work_dir)!r} holds no run of a table: it has no run.json')
     teacher = open_run(Path(os.path.normpath(work_dir / spec['teacher']))) if spec['teacher'] else None
     return Run(work_dir, spec['config'], spec['seed'], spec['epochs'], spec['options'], teacher, spec['processes'],
-               spec.get('config_hash'))
+               spec.get('config_hash'), spec.get('batch_seed'))
+
+
+def trained_together(attempt: dict) -> int:
+    """How many runs were trained in one process, of one of the ``attempts`` of ``run.json``."""
+    return len(attempt.get('seeds', ())) or 1
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from .group import start
 from .pool import BLOCKED, DONE, FAILED, RUNNING, WAITING
 from .run import Run, open_run, read_json, write_json
 
@@ -67,7 +68,7 @@ class Training:
         if cores:
             # On clusters that do not bind jobs to their cores, torch would take all of the node's.
             os.environ.setdefault('OMP_NUM_THREADS', str(max(1, int(cores) // run.processes)))
-        self.process = run.start()
+        self.process = start([run])
         status = self.process.wait()
         if status and run.failure is None:
             # By a signal. Where that was for the whole job, submitit gets it too, and begins the job again.

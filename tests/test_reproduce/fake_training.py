@@ -1,7 +1,8 @@
 """A training that takes a tenth of a second: it writes what a real one leaves behind, and goes on where it was.
 
-Its weights are a number that every epoch changes, by the seed, the teacher's weights and the number before, so that a
-run which lost an epoch, did one twice or began before its teacher was done ends with another.
+Its weights are a number that every epoch changes, by the seed, the teacher's weights, the seed of shared batches and
+the number before, so that a run which lost an epoch, did one twice, saw other batches or began before its teacher was
+done ends with another. Seeds that are trained together go on from the last epoch that all have.
 """
 import fcntl
 import hashlib
@@ -16,9 +17,12 @@ from pathlib import Path
 _CUSTOMIZE = """
 import sys
 from mmat.reproduce import provenance, run
-def command(self, tool='train'):
-    return [sys.executable, '-I', '-S', {script!r}, tool, str(self.work_dir), str(self.epochs), str(self.seed),
-            str(self.teacher.work_dir) if self.teacher else '']
+def command(self, tool='train', together=()):
+    batches = '' if self.batch_seed is None else f' {{self.batch_seed}}'
+    folders = [word for seed in together or [self.seed] for word in (
+        str(seed), str(self.work_dir.with_name(f'seed{{seed}}')))]
+    return [sys.executable, '-I', '-S', {script!r}, tool, str(self.epochs),
+            str(self.teacher.work_dir) if self.teacher else '', batches, *folders]
 run.Run.command = command
 provenance.describe_code = lambda: dict(commit='abc', versions=dict(mmat='1'))
 provenance.describe_hardware = lambda processes: f'{{processes}} abacus'
@@ -48,11 +52,12 @@ def events(folder):
     return [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def weights_of(seed, epochs, teacher=''):
+def weights_of(seed, epochs, teacher='', batch_seed=None):
     """What a training that nothing disturbs ends with."""
+    batches = '' if batch_seed is None else f' {batch_seed}'
     weights = '0'
     for epoch in range(1, epochs + 1):
-        weights = _step(weights, epoch, seed, teacher)
+        weights = _step(weights, epoch, seed, teacher, batches)
     return weights
 
 
@@ -99,17 +104,18 @@ def trainings_in(folder):
             if __file__ in line and str(folder) in line and not line.split()[1].startswith('Z')]
 
 
-def _step(weights, epoch, seed, teacher):
-    return hashlib.sha256(f'{weights} {epoch} {seed} {teacher}'.encode()).hexdigest()
+def _step(weights, epoch, seed, teacher, batches):
+    return hashlib.sha256(f'{weights} {epoch} {seed} {teacher}{batches}'.encode()).hexdigest()
 
 
-def _weights_in(work_dir):
-    """Epochs and weights of the last checkpoint."""
+def _done_in(work_dir):
+    """Epochs of the last checkpoint."""
     pointer = work_dir / 'last_checkpoint'
-    if not pointer.is_file():
-        return 0, '0'
-    file = work_dir / Path(pointer.read_text()).name
-    return int(file.stem.split('_')[1]), file.read_text()
+    return int(Path(pointer.read_text()).stem.split('_')[1]) if pointer.is_file() else 0
+
+
+def _weights_in(work_dir, epoch):
+    return (work_dir / f'epoch_{epoch}.pth').read_text() if epoch else '0'
 
 
 def _write(path, text):
@@ -117,41 +123,60 @@ def _write(path, text):
     os.replace(path.with_name('part'), path)
 
 
-def main(tool, work_dir, epochs, seed, teacher):
-    settings, work_dir, epochs, seed = json.loads(os.environ['FAKE']), Path(work_dir), int(epochs), int(seed)
-    name = '/'.join(work_dir.parts[-2:])
+class Student:
+    """A seed that is being trained."""
+
+    def __init__(self, seed, work_dir):
+        self.seed, self.work_dir, self.name = int(seed), work_dir, '/'.join(work_dir.parts[-2:])
+        claim = os.open(work_dir / 'claim', os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            (work_dir / 'CLASH').touch()
+        self.log = work_dir / str(time.time_ns()) / 'vis_data' / 'scalars.json'
+        self.log.parent.mkdir(parents=True)
+
+    def tell(self, line):
+        with open(self.log, 'a') as file:
+            print(json.dumps(line), file=file)
+
+    def train(self, epoch, taught, batches, validate):
+        self.weights = _step(self.weights, epoch, self.seed, taught, batches)
+        self.tell(dict(loss=1., epoch=epoch, iter=5 * epoch, step=5 * epoch))
+        _write(self.work_dir / f'epoch_{epoch}.pth', self.weights)
+        _write(self.work_dir / 'last_checkpoint', f'/elsewhere/epoch_{epoch}.pth')
+        if validate:
+            self.tell({'accuracy/top1': accuracy_of(self.weights), 'step': epoch})
+
+
+def main(tool, epochs, teacher, batches, *seeds_and_folders):
+    settings, epochs = json.loads(os.environ['FAKE']), int(epochs)
+    folders = [Path(folder) for folder in seeds_and_folders[1::2]]
     if tool == 'test':
-        _write(work_dir / 'test.json', json.dumps({'accuracy/top1': accuracy_of(_weights_in(work_dir)[1])}))
+        folder, = folders
+        accuracy = accuracy_of(_weights_in(folder, _done_in(folder)))
+        _write(folder / 'test.json', json.dumps({'accuracy/top1': accuracy}))
         return
-    claim = os.open(work_dir / 'claim', os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        (work_dir / 'CLASH').touch()
-    done, weights = _weights_in(work_dir)
-    taught = _weights_in(Path(teacher))[1] if teacher else ''
+    students = [Student(*each) for each in zip(seeds_and_folders[::2], folders)]
+    done = min(map(_done_in, folders))
+    taught = _weights_in(Path(teacher), _done_in(Path(teacher))) if teacher else ''
     with open(settings['events'], 'a') as file:
-        print('begin', name, done, os.getpid(), file=file)
-    log = work_dir / str(time.time_ns()) / 'vis_data' / 'scalars.json'
-    log.parent.mkdir(parents=True)
-    print('training', name)
+        for student in students:
+            student.weights = _weights_in(student.work_dir, done)
+            print('begin', student.name, done, os.getpid(), file=file)
+    print('training', *(student.name for student in students))
     for epoch in range(done + 1, epochs + 1):
         time.sleep(settings['delay'])
-        if epoch == 2 and name in settings.get('fail', ()):
-            print('the cause')
-            sys.exit(3)
-        weights = _step(weights, epoch, seed, taught)
-        with open(log, 'a') as file:
-            print(json.dumps(dict(loss=1., epoch=epoch, iter=5 * epoch, step=5 * epoch)), file=file)
-        _write(work_dir / f'epoch_{epoch}.pth', weights)
-        _write(work_dir / 'last_checkpoint', f'/elsewhere/epoch_{epoch}.pth')
-        if epoch < epochs or not settings.get('no_validation'):
-            with open(log, 'a') as file:
-                print(json.dumps({'accuracy/top1': accuracy_of(weights), 'step': epoch}), file=file)
+        for student in students:
+            if epoch == 2 and student.name in settings.get('fail', ()):
+                print('the cause')
+                sys.exit(3)
+            student.train(epoch, taught, batches, epoch < epochs or not settings.get('no_validation'))
         while Path(settings['events']).with_name('hold').exists():
             time.sleep(0.02)
     with open(settings['events'], 'a') as file:
-        print('end', name, done, os.getpid(), file=file)
+        for student in students:
+            print('end', student.name, done, os.getpid(), file=file)
 
 
 if __name__ == '__main__':

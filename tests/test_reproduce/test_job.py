@@ -12,6 +12,7 @@ import pytest
 from fake_training import accuracy_of, events, trainings_in, wait_for, weights_of
 
 from mmat.reproduce import job
+from mmat.reproduce.group import start
 from mmat.reproduce.run import Run, open_run
 
 
@@ -28,10 +29,10 @@ def carry_out(monkeypatch):
 
     def carry_out(run, script, test='pass'):
         test += f'; open({str(run.work_dir / "test.json")!r}, "w").write(\'{{"accuracy/top1": 12.5}}\')'
-        monkeypatch.setattr(Run, 'command', lambda self, tool='train': [
+        monkeypatch.setattr(Run, 'command', lambda self, tool='train', together=(): [
             sys.executable, '-I', '-S', '-c', script if tool == 'train' else test])
         monkeypatch.setattr(job, 'describe_code', lambda: dict(commit='now', versions=dict(mmat='1')))
-        return job.carry_out(run)
+        return job.carry_out([run])
 
     return carry_out
 
@@ -168,27 +169,27 @@ def fake(tmp_path, monkeypatch):
 
 
 def test_it_trains_in_a_process_of_its_own(fake, run):
-    assert run.start().wait() == 0
+    assert start([run]).wait() == 0
     assert run.result['metrics']['accuracy/top1'] == accuracy_of(weights_of(7, 3))
 
 
 def test_told_to_stop_it_stops_its_training_and_goes_on_later(fake, run):
     (fake / 'hold').touch()
-    process = run.start()
+    process = start([run])
     wait_for(lambda: (run.work_dir / 'last_checkpoint').exists())
     assert run.is_running and trainings_in(fake)
     process.terminate()
     assert process.wait() == 128 + signal.SIGTERM
     assert not trainings_in(fake) and not run.is_running and run.failure is None
     (fake / 'hold').unlink()
-    assert run.start().wait() == 0
+    assert start([run]).wait() == 0
     assert run.result['metrics']['accuracy/top1'] == accuracy_of(weights_of(7, 3)) and run.result['attempts'] == 2
     assert [event[2] for event in events(fake) if event[0] == 'begin'] == ['0', '1']
 
 
 def test_the_run_is_held_until_the_last_process_is_gone(fake, run):
     (fake / 'hold').touch()
-    process = run.start()
+    process = start([run])
     wait_for(lambda: events(fake))
     process.kill()
     process.wait()
@@ -201,7 +202,8 @@ def test_the_run_is_held_until_the_last_process_is_gone(fake, run):
 def test_without_its_parent_it_stops(fake, run):
     """Also where the parent is gone before the job is up."""
     pid = subprocess.run([sys.executable, '-c', 'import os; print(os.getpid())'], capture_output=True).stdout
-    job = subprocess.run([sys.executable, '-m', 'mmat.reproduce.job', str(run.work_dir), pid.decode().strip()])
+    job = subprocess.run([sys.executable, '-m', 'mmat.reproduce.job', str(run.work_dir), '--parent',
+                          pid.decode().strip()])
     assert job.returncode == 128 + signal.SIGTERM and not trainings_in(fake) and run.failure is None
 
 

@@ -446,6 +446,20 @@ def link(name, prefix=''):
     return f'[{name}]({prefix}configs/{"at" if "_at-" in name else "wide_resnet"}/{name}.py)'
 
 
+def test_pages_tell_that_seeds_shared_their_batches(root, work_dir, tested):
+    for name in (STUDENT, TAUGHT):
+        for seed in range(3):
+            change(work_dir / name / f'seed{seed}' / 'run.json', batch_seed=0)
+            change(work_dir / name / f'seed{seed}' / 'result.json', batch_seed=0)
+    land(read(root, work_dir), root, [])
+    rows = read_csv(root / 'results' / 'tiny.csv')
+    assert [row['batch_seed'] for row in rows] == [None] * 3 + [0] * 6
+    update(root)
+    text = ' '.join((root / 'README.md').read_text().split())
+    assert f' as the configs have. Seeds 0 to 2 of {STUDENT}, {TAUGHT} saw the same batches: their spread' in text
+    assert text.count('by `python tools/reproduce.py recipes/tiny.py --share-batches`.') == 1
+
+
 def test_pages_have_the_numbers_and_where_they_are_from(root, work_dir, tested):
     shutil.rmtree(work_dir / TEACHER / 'seed1')
     shutil.rmtree(work_dir / TEACHER / 'seed2')

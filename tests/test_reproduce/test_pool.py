@@ -13,6 +13,8 @@ import pytest
 import torch
 from fake_training import events, expected, make_runs, measured, trainings_in, wait_for
 
+from mmat.reproduce import pool
+from mmat.reproduce.group import start
 from mmat.reproduce.pool import devices_of, execute
 from mmat.reproduce.run import Run
 
@@ -79,7 +81,7 @@ def test_blocked_by_a_teacher_of_the_teacher(tmp_path, monkeypatch):
 def test_a_run_in_another_process_is_waited_for(tmp_path, monkeypatch):
     fake_training.install(monkeypatch, tmp_path)
     (tmp_path / 'hold').touch()
-    job = make_runs(tmp_path / 'table')[0].start()
+    job = start(make_runs(tmp_path / 'table')[:1])
     wait_for(lambda: events(tmp_path))
     seen = []
 
@@ -96,7 +98,7 @@ def test_a_run_in_another_process_is_waited_for(tmp_path, monkeypatch):
 def test_a_run_that_another_process_gives_up_is_taken_over(tmp_path, monkeypatch):
     fake_training.install(monkeypatch, tmp_path)
     (tmp_path / 'hold').touch()
-    job = make_runs(tmp_path / 'table')[0].start()
+    job = start(make_runs(tmp_path / 'table')[:1])
     wait_for(lambda: events(tmp_path))
     told = []
 
@@ -114,10 +116,10 @@ def test_a_run_that_another_process_gives_up_is_taken_over(tmp_path, monkeypatch
 def test_a_training_that_outlives_its_job_is_waited_for(tmp_path, monkeypatch):
     fake_training.install(monkeypatch, tmp_path)
     (tmp_path / 'hold').touch()
-    start, killed = Run.start, []
+    killed = []
 
-    def killing(run, device=None):
-        job = start(run, device)
+    def killing(group, device=None):
+        job = start(group, device)
         if not killed:
             wait_for(lambda: events(tmp_path))
             job.kill()
@@ -131,7 +133,7 @@ def test_a_training_that_outlives_its_job_is_waited_for(tmp_path, monkeypatch):
         if len(seen) > 4:  # and it is not taken for failed in the meantime
             (tmp_path / 'hold').unlink(missing_ok=True)
 
-    monkeypatch.setattr(Run, 'start', killing)
+    monkeypatch.setattr(pool, 'start', killing)
     assert set(run_table(tmp_path / 'table', watch).values()) == {'done'} and 'failed' not in seen
     assert killed and measured(tmp_path / 'table') == pytest.approx(expected())
     assert not list(tmp_path.glob('table/*/*/CLASH'))

@@ -30,8 +30,8 @@ def now(monkeypatch):
 
 @pytest.fixture
 def make_run(tmp_path):
-    def make_run(name='net', seed=0, epochs=10, teacher=None):
-        run = Run(tmp_path / name / f'seed{seed}', name, seed, epochs, teacher=teacher)
+    def make_run(name='net', seed=0, epochs=10, teacher=None, batch_seed=None):
+        run = Run(tmp_path / name / f'seed{seed}', name, seed, epochs, teacher=teacher, batch_seed=batch_seed)
         run.work_dir.mkdir(parents=True)
         return run
 
@@ -174,6 +174,54 @@ def test_time_left_of_all_by_hand(make_run, now):
     assert progress.left_of_all() == 60.
     progress.look({run: 'done' for run in states} | {first: 'failed'})
     assert progress.left_of_all() == 0.
+
+
+def test_time_left_of_runs_that_are_trained_together_by_hand(make_run, now):
+    """One process with 60 s left for two seeds; then two more of that config in one, at 5 s an epoch each; a student
+    of one of the first waits for the place, too."""
+    first, second = (make_run('a', seed, batch_seed=0) for seed in (0, 1))
+    later = [make_run('a', seed, batch_seed=1) for seed in (2, 3)]
+    student, done = make_run('b', 0, epochs=5, teacher=second), make_run('b', 1, epochs=5)
+    for run in (first, second):
+        begin(run)
+        log(run, train(1, 1) + train(4, 4) + validate(4, 50.), 40)
+    now(40)
+    finish(done, 90., wall_time=20)
+    progress = PlainProgress('T', 1, write=lambda line: None)
+    states = {first: 'running', second: 'running', **dict.fromkeys(later, 'waiting'), student: 'waiting', done: 'done'}
+    progress.look(states)
+    assert progress.paces() == {'a': 5., 'b': 4.}
+    assert progress.left(first) == progress.left(second) == 60.
+    # 60 s, then 2 x 10 x 5 s, then 5 x 4 s.
+    assert progress.left_of_all() == 60 + 100 + 20
+    progress.jobs = 2
+    # The two begin at once and end at 100 s; the student begins at 60 s, after its teacher.
+    assert progress.left_of_all() == 100.
+    # The last that runs of its group takes as long as it does.
+    states[first] = 'done'
+    finish(first, 90., wall_time=50)
+    progress.look({**states, **dict.fromkeys(later, 'done'), student: 'done'})
+    assert progress.left_of_all() == 60.
+
+
+def test_a_group_that_just_began_takes_all_its_shares(make_run):
+    done, *running = (make_run(seed=seed, batch_seed=0) for seed in range(3))
+    finish(done, 90., wall_time=100)
+    progress = PlainProgress('T', 1, write=lambda line: None)
+    progress.look({done: 'done', **dict.fromkeys(running, 'running')})
+    assert progress.left(running[1]) == progress.left_of_all() == 200.
+
+
+def test_seeds_that_fail_together_are_one_failure(make_run, tmp_path):
+    runs = [make_run(seed=seed, batch_seed=0) for seed in range(3)]
+    student = make_run('student', teacher=runs[2])
+    for run in runs[1:]:
+        fail(run, 3, 'one', 'the cause')
+    states = {runs[0]: 'done', runs[1]: 'failed', runs[2]: 'failed', student: 'blocked'}
+    assert failures(states) == (
+        f'net, seeds 1, 2 failed: exit status 3. The end of {tmp_path}/net/train.log:\n    one\n    the cause\n'
+        'It was to teach, and so were not trained: student, seed 0\n\n'
+        'The same command starts what failed again, each from its last checkpoint.')
 
 
 def test_nothing_is_known_at_the_beginning(make_run):

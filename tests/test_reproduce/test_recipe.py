@@ -197,6 +197,40 @@ def test_a_teacher_that_has_a_teacher(make_plan, tmp_path):
     assert seeds(make_plan(cells=cells, only=[last.stem])) == {TEACHER: [0], AT: [0], last.stem: [0, 1, 2]}
 
 
+def batch_seeds(plans):
+    return {name: [run.batch_seed for run in runs] for name, runs in plans.items()}
+
+
+def test_seeds_of_a_cell_share_the_batches_of_its_first(make_plan):
+    cells = [dict(row='teacher', column='a', config=TEACHER, seeds=(7, )),
+             dict(row='student', column='a', config=STUDENT, seeds=(4, 5)),
+             dict(row='with AT', column='a', config=AT, teacher=TEACHER)]
+    plain, shared = make_plan(cells=cells), make_plan(cells=cells, share_batches=True)
+    assert seeds(plain) == seeds(shared)
+    for one, other in zip(in_order(plain), in_order(shared)):
+        assert {**vars(one), 'teacher': None} == {**vars(other), 'teacher': None, 'batch_seed': None}
+    assert batch_seeds(plain) == {TEACHER: [None], STUDENT: [None] * 2, AT: [None] * 3}
+    assert batch_seeds(shared) == {TEACHER: [None], STUDENT: [4, 4], AT: [0, 0, 0]}
+    assert batch_seeds(make_plan(1, cells=cells, share_batches=True))[AT] == [None]
+    assert batch_seeds(make_plan(5, cells=cells, share_batches=True))[AT] == [0] * 5
+    # A teacher has the batches that it has as a cell, whether the other seeds of that are wanted or not.
+    assert batch_seeds(make_plan(only=[AT], share_batches=True)) == {TEACHER: [7], AT: [0, 0, 0]}
+    no_cell = make_plan(cells=cells[2:], share_batches=True)
+    assert batch_seeds(no_cell) == {TEACHER: [None], AT: [0, 0, 0]}
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(processes=2), '--share-batches trains all seeds in one process, and here 2 share a training: --gpus-per-run'),
+    (dict(options={'train_dataloader.num_workers': 2}), f'--share-batches: the seeds of {STUDENT} cannot share their '
+     'batches: .*num_workers'),
+    (dict(options={'default_hooks.checkpoint.max_keep_ckpts': 1}), 'cannot share their batches: .*max_keep_ckpts'),
+])
+def test_batches_that_cannot_be_shared(make_plan, arguments, message):
+    make_plan(only=['student'], **arguments)
+    with pytest.raises(ValueError, match=message):
+        make_plan(only=['student'], share_batches=True, **arguments)
+
+
 def test_seed_by_seed_and_teachers_first(make_plan):
     plans = make_plan(cells=[dict(row='student', column='a', config=STUDENT),
                              dict(row='with AT', column='a', config=AT, teacher=TEACHER)])

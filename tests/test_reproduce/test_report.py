@@ -5,6 +5,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 import sys
 from xml.etree import ElementTree
 
@@ -25,6 +26,8 @@ from report_tables import (
     two_rows,
     write_config,
 )
+
+from mmat.reproduce.report import results_table
 
 
 @pytest.fixture
@@ -179,6 +182,70 @@ def test_shortened_trainings_are_never_taken_for_the_real_ones(scale, headline, 
         assert f'train_cfg.max_epochs={epochs}' in shown
     assert set(page.texts('span', 'void')) == {'+0.23†'} == set(page.texts('span', 'difference'))
     assert dagger in text and dagger in page.texts('ul', 'legend')[0] and '| +0.23† |' in text
+
+
+SHARED = 'saw the same batches: their spread holds the chance of the initialisation, not that of the order and augmen'
+
+
+def share(run, together, batch_seed=0):
+    """As if the run had been trained together with others."""
+    record = {**run.record, 'batch_seed': batch_seed}
+    record['attempts'][-1]['seeds'] = together
+    (run.work_dir / 'run.json').write_text(json.dumps(record))
+    change_result(run, batch_seed=batch_seed)
+
+
+def test_shared_batches_are_told(table):
+    """Whether this report was asked for with --share-batches or not."""
+    recipe, runs, work_dir = table
+    for run in runs['small']:
+        share(run, [0, 1, 2])
+    page, text = report(*table)
+    said = f'Seeds 0 to 2 of small {SHARED}'
+    assert said in text and said in page.texts('ul', 'legend')[0]
+    student = next(content for _, content in page.find('details') if content.startswith('student'))
+    assert student.count('shared, of seed 0') == 1
+    assert student.count('1 h 2 min, its share of one process for 3 seeds') == 3
+    assert '--seed 2 --batch-seed 0 --resume' in student and text.count('--batch-seed 0') == 3
+    teacher = next(content for _, content in page.find('details') if content.startswith('teacher'))
+    assert ' share' not in teacher and '--batch-seed' not in teacher
+    with open(work_dir / 'results.csv', newline='') as file:
+        assert [row['batch_seed'] for row in csv.DictReader(file)] == ['0', '0', '0', '', '', '', '', '0', '0', '0']
+    assert said in results_table('a_table', recipe, runs, work_dir)
+    # Begun in two ways; and where all seeds that are there shared them, nobody is named.
+    attempts = runs['small'][1].record['attempts']
+    share(runs['small'][1], [0, 1])
+    (runs['small'][1].work_dir / 'run.json').write_text(json.dumps(
+        {**runs['small'][1].record, 'attempts': [*attempts, dict(started=3., ended=4.)]}))
+    for run in runs['big']:
+        share(run, [0, 1, 2])
+    page, text = report(*table)
+    assert f'- Seeds 0 to 2 {SHARED}' in text and 'its share of one process for 1 or 3 seeds' in text
+
+
+def test_batches_of_their_own_need_no_word(table):
+    _, text = report(*table)
+    assert ' batches' not in text and '--batch-seed' not in text
+    assert ' batches' not in results_table('a_table', *table)
+
+
+def test_what_is_planned_to_share_batches_is_shown_so(table):
+    recipe, runs, work_dir = table
+    for run in runs['deep']:
+        shutil.rmtree(run.work_dir)
+        run.batch_seed = 0
+    page, _ = report(*table)
+    assert sum(content.count('--batch-seed 0') for _, content in page.find('details')) == 3
+
+
+def test_seeds_that_failed_together_are_told_once(table):
+    for run in table[1]['deep']:
+        run.batch_seed = 0
+        fail(run, ['the cause'], 3)
+    page, text = report(*table)
+    assert text.count('the cause') == 1 and '### deep, seeds 0, 1, 2: exit status 3\n\n```\nthe cause\n```' in text
+    assert page.texts('section', 'failed-runs') == [
+        'FailedThe ends of their logs.deep, seeds 0, 1, 2exit status 3the cause']
 
 
 def test_without_numbers_in_print_there_is_no_column_for_them(tmp_path):

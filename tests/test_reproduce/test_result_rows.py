@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmat.reproduce.recipe import plan
-from mmat.reproduce.results import COLUMNS, collect, read_csv, summarise, write_csv
+from mmat.reproduce.results import COLUMNS, batches_words, collect, read_csv, summarise, write_csv
 
 TEACHER, STUDENT, AT = 'wrn16-2_1xb32_digits', 'wrn16-1_1xb10_digits', 'wrn16-1_at-wrn16-2_1xb10_digits'
 VERSIONS = dict(mmat='0.1.0', python='3.11.7', torch='2.15.0', torchvision='0.29.2', mmengine='0.10.7',
@@ -56,8 +56,9 @@ def test_a_row_for_each_cell_and_seed_that_is_done(rows):
 def test_a_row_tells_where_it_is_from(rows):
     assert rows[4] == dict(
         VERSIONS, recipe='digits', row='AT', column='a', published=None, measure='error', value=12.0,
-        metric='accuracy/top1', config=AT, seed=0, epochs=3, planned_epochs=60, processes=1, precision='fp32',
-        options='train_cfg.max_epochs=3 param_scheduler.milestones=[1,2,2]', teacher=TEACHER, teacher_seed=7,
+        metric='accuracy/top1', config=AT, seed=0, batch_seed=None, epochs=3, planned_epochs=60, processes=1,
+        precision='fp32', options='train_cfg.max_epochs=3 param_scheduler.milestones=[1,2,2]', teacher=TEACHER,
+        teacher_seed=7,
         teacher_sha256='abc', checkpoint_sha256='88', commit='c0ffee', hardware='2 cores of X', wall_time=12,
         attempts=2, date='2026-11-21')
     assert rows[1]['teacher'] is rows[1]['teacher_seed'] is rows[1]['teacher_sha256'] is None
@@ -102,6 +103,51 @@ def test_other_columns_are_refused(tmp_path, header):
     (tmp_path / 'x.csv').write_text(header)
     with pytest.raises(ValueError, match="x.csv' is no file of results: its columns are"):
         read_csv(tmp_path / 'x.csv')
+
+
+def test_a_file_of_before_seeds_could_share_batches(rows, tmp_path):
+    for row in rows:
+        row['options'] = None  # that has a comma
+    write_csv(rows, tmp_path / 'x.csv')
+    lines = [line.split(',') for line in (tmp_path / 'x.csv').read_text().splitlines() if '"' not in line]
+    assert lines[0][8:10] == ['seed', 'batch_seed'] and all(line[9] == '' for line in lines[1:])
+    (tmp_path / 'x.csv').write_text(''.join(','.join(line[:9] + line[10:]) + '\n' for line in lines))
+    assert read_csv(tmp_path / 'x.csv') == rows and tuple(read_csv(tmp_path / 'x.csv')[0]) == COLUMNS
+
+
+def test_shared_batches_are_in_the_row(recipe, tmp_path, finish):
+    runs = plan(recipe, tmp_path, share_batches=True)[STUDENT]
+    for run in runs:
+        finish(run, 80.)
+    # What a run was trained with counts, not what is planned now.
+    for run, batch_seed in zip(runs, (7, 0)):
+        result = {**run.result, 'batch_seed': batch_seed}
+        (run.work_dir / 'result.json').write_text(json.dumps(result))
+    rows = collect('digits', recipe, dict(plan(recipe, tmp_path), **{STUDENT: runs}))
+    assert [row['batch_seed'] for row in rows] == [7, 0, None]
+    write_csv(rows, tmp_path / 'x.csv')
+    assert [row['batch_seed'] for row in read_csv(tmp_path / 'x.csv')] == [7, 0, None]
+
+
+def seeds_of(config, *batches):
+    return [dict(config=config, seed=seed, batch_seed=batch_seed) for seed, batch_seed in enumerate(batches)]
+
+
+@pytest.mark.parametrize('rows, told', [
+    ([], ''),
+    (seeds_of('a', None, None, None), ''),
+    (seeds_of('a', 0), ''),  # one has no spread
+    (seeds_of('a', 0, 0, 0, 0, 0), 'Seeds 0 to 4'),
+    (seeds_of('a', 0, 0), 'Seeds 0 and 1'),
+    (seeds_of('a', 0, None, 0, 0), 'Seeds 0, 2 and 3'),
+    (seeds_of('a', 0, 0, 0) * 2 + seeds_of('teacher', None), 'Seeds 0 to 2'),
+    (seeds_of('a', 0, 0, 0) + seeds_of('b', None, None), 'Seeds 0 to 2 of a'),
+    (seeds_of('a', 0, 0, 0) + seeds_of('b', 0, 0) + seeds_of('c', 1, 1, 1), 'Seeds 0 to 2 of a, c; seeds 0 and 1 of b'),
+])
+def test_what_the_spread_does_not_hold_is_said(rows, told):
+    assert batches_words(rows) == (told and (
+        f'{told} saw the same batches: their spread holds the chance of the initialisation, not that of the order and '
+        'augmentation of the data.'))
 
 
 def test_no_such_file(tmp_path):

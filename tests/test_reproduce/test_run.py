@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mmat.reproduce import group
 from mmat.reproduce.run import Run, open_run, read_json
 
 HOLDER = ('import fcntl, sys, time; file = open(sys.argv[1], "w"); fcntl.flock(file, fcntl.LOCK_EX); '
@@ -188,8 +189,8 @@ def started(run, monkeypatch):
         commands = []
         monkeypatch.setattr(subprocess, 'Popen', lambda command, **kwargs: commands.append(command) or popen(
             ['sh', '-c', 'env; taskset -cp $$ 2>/dev/null'], **kwargs))
-        assert Run(**{**vars(run), 'processes': processes}).start(device).wait() == 0
-        assert commands == [['/bin/sh', '-m', 'mmat.reproduce.job', str(run.work_dir), str(os.getpid())]]
+        assert group.start([Run(**{**vars(run), 'processes': processes})], device).wait() == 0
+        assert commands == [['/bin/sh', '-m', 'mmat.reproduce.job', str(run.work_dir), '--parent', str(os.getpid())]]
         lines = (run.work_dir / 'train.log').read_text().splitlines()
         return dict(line.split('=', 1) for line in lines if '=' in line)
 

@@ -2,12 +2,13 @@
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Optional
 
 from mmat.utils.zoo import zoo_root
 
-from ..run import Run
+from ..run import Run, trained_together
 from .content import Cell, Content
 
 
@@ -24,6 +25,9 @@ def facts_of(content: Content, run: Run, cell: Optional[Cell] = None) -> Dict[st
     """
     result = content.results.get(run)
     facts = dict(config=run.name, seed=str(run.seed))
+    record = run.record
+    if record.get('batch_seed') is not None:
+        facts['batches'] = f'shared, of seed {record["batch_seed"]}'
     if result is None:
         facts['state'] = content.states[run]
     elif cell is not None:
@@ -46,12 +50,20 @@ def facts_of(content: Content, run: Run, cell: Optional[Cell] = None) -> Dict[st
         facts.update({
             'precision': result['precision'], 'hardware': result['hardware'], 'commit': result['commit'] or 'none',
             'versions': ', '.join(f'{name} {version}' for name, version in result['versions'].items()),
-            'wall time': duration(result['wall_time']), 'times begun': str(result['attempts']),
+            'wall time': duration(result['wall_time']) + _share(record), 'times begun': str(result['attempts']),
             'date': result['date']})
-    elif run.record.get('attempts'):
-        facts['times begun'] = str(len(run.record['attempts']))
+    elif record.get('attempts'):
+        facts['times begun'] = str(len(record['attempts']))
     facts['command'] = shown_command(run, content.work_dir)
     return facts
+
+
+def _share(record: dict) -> str:
+    """What a wall time is where a process trained several seeds."""
+    counts = sorted({trained_together(attempt) for attempt in record.get('attempts', ())})
+    if not counts or counts[-1] == 1:
+        return ''
+    return f', its share of one process for {" or ".join(map(str, counts))} seeds'
 
 
 def shown_command(run: Run, work_dir: Path) -> str:
@@ -59,7 +71,10 @@ def shown_command(run: Run, work_dir: Path) -> str:
     relative = os.path.relpath(work_dir)
     folder = f'work_dirs/{Path(work_dir).resolve().name}' if relative.startswith('..') else relative
     words = []
-    for word in run.command():
+    # As it was begun, however this report was asked for.
+    record = run.record
+    as_begun = replace(run, batch_seed=record.get('batch_seed')) if record else run
+    for word in as_begun.command():
         word = 'python' if word == sys.executable else word
         for prefix, shown in ((work_dir, f'{folder}/'), (zoo_root(), '')):
             word = word.replace(f'{prefix}/', shown)

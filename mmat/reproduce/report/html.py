@@ -233,8 +233,8 @@ def _attention(content: Content, maps: Dict[Group, Maps]) -> Optional[Markup]:
 
 
 def _failures(content: Content) -> Optional[Markup]:
-    parts = [element('details', element('summary', run.label, element('span', how, class_='how')),
-                     element('pre', log, tabindex='0'), open=True) for run, how, log in failures(content)]
+    parts = [element('details', element('summary', label, element('span', how, class_='how')),
+                     element('pre', log, tabindex='0'), open=True) for label, how, log in failures(content)]
     return element('section', element('h2', 'Failed'), element('p', 'The ends of their logs.'), *parts,
                    class_='failed-runs', aria_label='Failed') if parts else None
 

@@ -107,8 +107,8 @@ def _heading(group: Group) -> List[str]:
 
 def _failures(content: Content) -> List[str]:
     parts = []
-    for run, how, log in failures(content):
-        parts += [f'### {_text(run.label)}: {how}', _block(log)]
+    for label, how, log in failures(content):
+        parts += [f'### {_text(label)}: {how}', _block(log)]
     return ['## Failed', *parts] if parts else []
 
 

@@ -2,6 +2,8 @@
 from dataclasses import dataclass
 from typing import List
 
+from ..group import failed_alike, label_of
+from ..results import batches_words
 from .content import DONE, FAILED, INTERRUPTED, RUNNING, STATES, Cell, Content, Scaling
 from .facts import duration
 
@@ -81,6 +83,8 @@ def legend(content: Content) -> List[str]:
     if any(describe(cell, content).difference.endswith(DAGGER) for cell in content.cells.values()):
         lines.append(f'{DAGGER} Not comparable with the published number: the training was not as long as its config '
                      'says.')
+    if batches_words(content.measured):
+        lines.append(batches_words(content.measured))
     if any(cell.is_best for cell in content.cells.values()):
         lines.append('Bold: each of its seeds is better than every seed of those that it stands beside, teachers left '
                      'out.')
@@ -120,14 +124,14 @@ def scaling_words(scaling: Scaling, content: Content) -> str:
 
 
 def failures(content: Content) -> list:
-    """Run, what became of it, and the end of its log, of each that failed."""
+    """What failed, what became of it, and the end of its log: of each run, or of seeds that failed together."""
     failed = []
-    for run, state in content.states.items():
-        failure = run.failure if state == FAILED else None
+    for group in failed_alike([run for run, state in content.states.items() if state == FAILED]):
+        failure = group[0].failure
         if failure:
             status = failure['status']
             how = f'ended by signal {-status}' if status < 0 else f'exit status {status}'
-            failed.append((run, how, '\n'.join(failure['log'])))
+            failed.append((label_of(group), how, '\n'.join(failure['log'])))
     return failed
 
 
