@@ -132,3 +132,21 @@ def test_it_is_validated_under_its_own_normalisation(distiller_config, make_runn
         runner.train()
         lines.append(about_teacher(runner)[0].split('(')[0])
     assert lines[0] == lines[1]
+
+
+def test_what_torch_cannot_compile_is_trained_uncompiled_and_said(network_config, make_runner):
+    """Compiled code cannot be differentiated twice; a compiler that does nothing stands in for torch's."""
+    head = dict(type='mmat.GradientNormHead', weight=1.)
+    runner = make_runner(dict(type='mmat.Distiller', student=network_config(), at_heads=[head]), epochs=1,
+                         compile=dict(backend='eager'))
+    before = runner.model.state_dict()['head.fc.weight'].clone()
+    runner.train()
+    assert 'train_step' not in vars(runner.model)
+    assert [text for level, text in runner.log if 'compile has no effect' in text and level == 'WARNING']
+    assert not torch.equal(before, runner.model.state_dict()['head.fc.weight'])
+
+
+def test_what_torch_can_compile_stays_compiled(network_config, make_runner, distiller_config):
+    runner = make_runner(distiller_config(), epochs=1, compile=dict(backend='eager', disable=True))
+    runner.train()
+    assert 'train_step' in vars(runner.model) and not any('compile has' in text for _, text in runner.log)

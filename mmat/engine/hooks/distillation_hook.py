@@ -44,6 +44,10 @@ class DistillationHook(Hook):
                 isinstance(module, nn.SyncBatchNorm) for module in distiller.student.modules()):
             raise ValueError('heads that read input gradients cannot train a student with SyncBatchNorm: torch cannot '
                              'differentiate it twice. Leave out sync_bn; BN of each process works')
+        if distiller.reads_input_gradients and 'train_step' in vars(runner.model):
+            del runner.model.train_step  # the compiled one
+            runner.logger.warning('compile has no effect: heads that read input gradients are differentiated twice, '
+                                  'which torch cannot do with compiled code')
         teacher = distiller.prepare_teacher()
         if distiller.needs_teacher and self.validate_teacher and runner.val_loop is not None:
             self._validate(runner, teacher)
