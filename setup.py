@@ -36,6 +36,7 @@ def version():
 EXTRAS = {
     'digits': ['scikit-learn'],
     'converters': ['h5py'],
+    'seeds': ['greenlet'],
     'slurm': ['submitit>=1.5'],
     'timm': ['timm'],
     'docs': ['sphinx>=7.4', 'myst-parser>=3', 'furo'],

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmat.engine.seed_group import train_together
+from mmat.engine.turns import find_greenlet
 from mmat.models.build import network_config
 from mmat.utils.checkpoint import read_checkpoint
 
@@ -63,7 +64,9 @@ def check_seeds(config: Config, seeds: Sequence[int]) -> None:
     Raises:
         ValueError: One of them several times, several processes, ``compile``, ``resume`` in the config, or checkpoints
             of which only the last is kept.
+        ImportError: greenlet is not installed.
     """
+    find_greenlet()
     twice = [seed for seed, times in Counter(seeds).items() if times > 1]
     if twice:
         raise ValueError(f'--seeds has {twice[0]} more than once')

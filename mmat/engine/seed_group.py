@@ -20,8 +20,8 @@ def train_together(seeds: Sequence[int], make: Callable[[int], Runner]) -> Dict[
     """Train several runs that differ in their seed alone, each to the bit as it trains by itself.
 
     Each has an unchanged Runner, with its work directory, logs, hooks, optimizer, checkpoints and validation. They take
-    turns, an iteration each, in threads of which one runs at any time; whoever comes first loads and preprocesses a
-    batch and asks the teacher about it, the others get the same tensors. The datasets, one batch, and the teacher are
+    turns, an iteration each; whoever comes first loads and preprocesses a batch and asks the teacher about it, the
+    others get the same tensors. The datasets, one batch, and the teacher are
     in memory once. Of what there is once in a process, the random states and mmengine's current logger and message
     hub change hands with the turn. The time that a run logs for an iteration is that of a turn of all.
 
@@ -39,6 +39,7 @@ def train_together(seeds: Sequence[int], make: Callable[[int], Runner]) -> Dict[
     Raises:
         ValueError: A run in which batches would not be what the run gets by itself: datasets that draw random numbers,
             a preprocessor without a seed, or runs that are at different places.
+        ImportError: greenlet is not installed.
         BaseException: What one of them raised; ``seed`` of it says whose it is.
     """
     group = _Group(make)
@@ -58,7 +59,7 @@ class _Group:
         self.batches = _Batches(self._forget)
 
     def train(self, seed: int) -> None:
-        """The life of one run, in its thread."""
+        """The life of one run."""
         try:
             # From here on `seed` is what random states follow from, until the first turn is handed over.
             runner = self.runners[seed] = self.make(seed)
@@ -96,7 +97,7 @@ class _Group:
 
     def _hand_over(self, runner: Runner) -> None:
         if self.turns.alone:
-            return self.turns.check()
+            return
         state = get_rng_state()
         self.turns.hand_over()
         set_rng_state(state)
@@ -120,7 +121,7 @@ class _Group:
             loader = Runner.build_dataloader({**config, 'dataset': _AsItIs(dataset)}, **kwargs)
         # Training's is the first that a Runner builds.
         if isinstance(runner._train_loop, BaseLoop):
-            return _Loader(loader, self.turns.checked)
+            return loader
         if loader.num_workers:
             raise ValueError(f'batches are shared where they are loaded without workers, got num_workers='
                              f'{loader.num_workers}')

@@ -1,25 +1,36 @@
-"""Threads that take turns: several loops in one process, of which exactly one goes on at any time."""
-import threading
+"""Tasks that take turns: several loops in one thread, of which one goes on at a time."""
 from collections import deque
-from typing import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Callable, Hashable, Mapping
+
+
+def find_greenlet():
+    """The package of that name.
+
+    Raises:
+        ImportError: It is not installed; the message says how to.
+    """
+    try:
+        import greenlet
+    except ImportError:
+        raise ImportError("several seeds in one process take turns by means of greenlet, which is not installed: "
+                          "pip install 'mmat[seeds]', or pip install greenlet") from None
+    return greenlet
 
 
 class Stopped(BaseException):
-    """Ends a thread whose others have failed. Not an Exception, so that nothing on the way out takes it for one."""
+    """Ends a task whose others have failed. Not an Exception, so that nothing on the way out takes it for one."""
 
 
 class Turns:
-    """Runs tasks in threads that hand each other the turn, in the order in which they were given.
+    """Runs tasks that hand each other the turn, in the order in which they were given.
 
-    Nothing is parallel: it lets loops that were written to run alone, such as mmengine's, go on step by step.
+    It lets loops that were written to run alone, such as mmengine's, go on step by step. They are greenlets: threads
+    would each have OpenMP workers of their own, which wait for their turn at the cost of those that work.
     """
 
     def __init__(self):
-        self._condition = threading.Condition()
         # Whose turn it is comes first.
         self._ring = deque()
-        self._error = None
-        self._ended = False
 
     def run(self, tasks: Mapping[Hashable, Callable[[], None]]) -> None:
         """Run tasks to their ends. One that ends leaves the others to it.
@@ -28,70 +39,35 @@ class Turns:
             tasks (Mapping[Hashable, Callable]): By name. Each calls :meth:`hand_over` where another may go on.
 
         Raises:
-            BaseException: What the first task that failed has raised, SystemExit too, or KeyboardInterrupt from here;
-                by then all have ended, at their next :meth:`hand_over` or :meth:`check`.
+            BaseException: What the first task that failed has raised, SystemExit and KeyboardInterrupt too; by then all
+                have ended.
+            ImportError: greenlet is not installed.
         """
-        self._ring.extend(tasks)
-        threads = [threading.Thread(target=self._live, args=(name, task), name=f'turns of {name}')
-                   for name, task in tasks.items()]
+        greenlet = find_greenlet()
+        self._home = greenlet.getcurrent()
+        self._ring.extend(greenlet.greenlet(task) for task in tasks.values())
         try:
-            for thread in threads:
-                thread.start()
-            with self._condition:
-                self._condition.wait_for(lambda: not self._ring)
+            while self._ring:
+                task = self._ring[0]
+                # Comes back when the task hands over, or has ended; what it raised arrives here.
+                task.switch()
+                if task.dead:
+                    self._ring.popleft()
+                else:
+                    self._ring.rotate(-1)
         finally:
-            # A Ctrl-C arrives here, in the main thread.
-            self._end()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _live(self, name: Hashable, task: Callable[[], None]) -> None:
-        try:
-            self._wait(name)
-            task()
-        except Stopped:
-            pass
-        except BaseException as error:
-            self._error = self._error or error
-            self._end()
-        finally:
-            with self._condition:
-                self._ring.remove(name)
-                self._condition.notify_all()
-
-    def _wait(self, name: Hashable) -> None:
-        with self._condition:
-            self._condition.wait_for(lambda: self._ended or self._ring[0] == name)
-        self.check()
-
-    def _end(self) -> None:
-        with self._condition:
-            self._ended = True
-            self._condition.notify_all()
+            for task in self._ring:
+                if not task.dead:
+                    try:
+                        task.throw(Stopped)
+                    except BaseException:  # what it ends for is being raised already
+                        pass
 
     @property
     def alone(self) -> bool:
         """Whether there is nobody else left."""
         return len(self._ring) == 1
 
-    def check(self) -> None:
-        """Raise :class:`Stopped` where another task has failed; for loops that go on for long within a turn."""
-        if self._ended:
-            raise Stopped
-
-    def checked(self, items: Iterable) -> Iterator:
-        """The items, with a :meth:`check` before each."""
-        for item in items:
-            self.check()
-            yield item
-
     def hand_over(self) -> None:
         """Let the others go on, each for its turn, and come back. Called by the task whose turn it is."""
-        with self._condition:
-            name = self._ring[0]
-            self._ring.rotate(-1)
-            self._condition.notify_all()
-        self._wait(name)
+        self._home.switch()
