@@ -103,7 +103,7 @@ class OneWeight(BaseModel):
     """Next to nothing, with as many logged values as a distillation run has."""
 
     def __init__(self, data_preprocessor=None):
-        super().__init__(data_preprocessor)
+        super().__init__()  # the images of the config are others
         self.weight = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, inputs, data_samples=None, mode='loss'):
