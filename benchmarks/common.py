@@ -9,6 +9,8 @@ A script is
     times = interleave(dict(ours=..., bare=...), args.repeats)
     finish([row('R1', 'iteration / bare loop', ratio(times, 'ours', 'bare'), goal='<= 1.03', repeats=args.repeats,
                 setting='fp32, 2 threads')], args)
+
+``python benchmarks/common.py`` puts what was recorded into benchmarks/README.md.
 """
 import argparse
 import csv
@@ -28,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SPEED = ROOT / 'results' / 'speed.csv'
 COLUMNS = ('figure', 'what', 'value', 'low', 'high', 'unit', 'goal', 'repeats', 'setting',
            'hardware', 'software', 'date', 'commit', 'command')
+# Lines of benchmarks/README.md between which the table is.
+_BEGIN, _END = '<!-- table: results/speed.csv -->', '<!-- end of speed -->'
 _KEY = ('figure', 'what', 'setting', 'hardware')
 
 
@@ -263,6 +267,15 @@ def read_speed() -> List[dict]:
         return list(reader)
 
 
+def readme() -> str:
+    """benchmarks/README.md with the table of what is in results/speed.csv."""
+    text = (ROOT / 'benchmarks' / 'README.md').read_text()
+    begin, _, rest = text.partition(_BEGIN)
+    rows = sorted(read_speed(), key=lambda each: each['figure'])
+    shown = table([{**each, **{key: float(each[key]) for key in ('value', 'low', 'high')}} for each in rows])
+    return f'{begin}{_BEGIN}\n{shown}\n{_END}{rest.partition(_END)[2]}'
+
+
 def _commit() -> str:
     """The commit that the code is of, benchmarks included.
 
@@ -279,3 +292,8 @@ def _commit() -> str:
         raise SystemExit('--record needs the code as committed, and mmat, configs, tools, recipes or benchmarks differ '
                          f'from {commit.rstrip("+")}: git status tells where')
     return commit
+
+
+if __name__ == '__main__':
+    content = readme()
+    (ROOT / 'benchmarks' / 'README.md').write_text(content)

@@ -37,6 +37,10 @@ def common(script):
 
 # common.py
 
+def test_the_readme_shows_what_was_recorded(common):
+    assert (ROOT / 'benchmarks' / 'README.md').read_text() == common.readme(), 'python benchmarks/common.py'
+
+
 def test_subjects_take_turns_and_the_first_changes(common):
     calls = []
     subjects = {name: lambda name=name: calls.append(name) for name in 'abc'}
