@@ -21,12 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
+from threading import Lock
 
 from common import ROOT, add_arguments, alternate, describe_threads, finish, in_process, ratio, row, spread, start
 from timed_training import images_per_second, save_untrained
 
 CONFIG = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
 TEACHER = 'wrn16-2_1xb128_cifar10'
+_building = Lock()
 BATCHES, DEPTHS = [32, 64, 128, 256, 512, 1024], [16, 22, 28, 40, 64, 100]
 
 
@@ -34,10 +36,13 @@ def train(args, batch, processes=1):
     """Images a second of tools/train.py, each process with one thread and that many images of the batch."""
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as folder:
+        # One thread at a time: Python 3.11 cannot parse in two, and reading a config is that.
+        with _building:
+            teacher = save_untrained(TEACHER, f'{folder}/teacher.pth')
         command = [
             here / 'timed_training.py', args.iterations, ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', folder,
             '--launcher', 'none' if processes == 1 else 'pytorch', '--cfg-options',
-            f'model.teacher.checkpoint={save_untrained(TEACHER, f"{folder}/teacher.pth")}',
+            f'model.teacher.checkpoint={teacher}',
             f'train_dataloader.batch_size={batch}', f'train_dataloader.dataset.data_root={args.data}',
             f'val_dataloader.dataset.data_root={args.data}', 'default_hooks.distillation.validate_teacher=False']
         if processes > 1:

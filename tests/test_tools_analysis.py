@@ -342,7 +342,7 @@ def test_eval_metric(predictions_file, scores):
 
 @pytest.mark.parametrize('metric, message', [
     # Other tests register metrics too.
-    (['type=Acuracy'], r"no type 'Acuracy'; the closest are .*mmpretrain\.Accuracy"),
+    (['type=Acuracy'], r"no type 'Acuracy'; the closest are .*(mmat|mmpretrain)\.Accuracy"),
     (['topk=1'], '--metric takes KEY=VALUE, type among them'),
     (['Accuracy'], '--metric takes KEY=VALUE, type among them'),
 ])
