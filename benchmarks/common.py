@@ -81,15 +81,16 @@ def interleave(subjects: Dict[str, Callable[[], object]],
 
 
 def _time(call: Callable[[], object], steps: int) -> float:
-    _synchronize()
+    synchronize()
     begin = time.perf_counter()
     for _ in range(steps):
         call()
-    _synchronize()
+    synchronize()
     return (time.perf_counter() - begin) / steps
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait for a CUDA device, where there is one in use."""
     torch = sys.modules.get('torch')  # without it nothing is on a GPU
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import torch
 from bare import Steps
-from common import add_arguments, describe_threads, finish, ratio, row, spread, start
+from common import add_arguments, describe_threads, finish, ratio, row, spread, start, synchronize
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from timed_training import save_untrained
 
 from mmat.apis.launch import build_runner
 from mmat.datasets import InMemoryDataset
@@ -59,19 +60,12 @@ class Alternate(Hook):
         self.begin = time.perf_counter()
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def measure_overhead(args, folder: Path) -> list:
-    teacher = build_network(TEACHER)
-    teacher.init_weights()
-    torch.save(dict(state_dict=teacher.state_dict()), folder / 'teacher.pth')
+    checkpoint, teacher = save_untrained(TEACHER, str(folder / 'teacher.pth')), build_network(TEACHER)
     config = Config.fromfile(find_config(CONFIG))
     config.merge_from_dict({
         'work_dir': str(folder), 'launcher': 'none', 'randomness.seed': 0,
-        'model.teacher.checkpoint': str(folder / 'teacher.pth'), 'default_hooks.distillation.validate_teacher': False,
+        'model.teacher.checkpoint': checkpoint, 'default_hooks.distillation.validate_teacher': False,
         'train_dataloader.dataset.data_root': args.data_root, 'val_dataloader.dataset.data_root': args.data_root,
         'log_level': 'WARNING', 'vis_backends': [dict(type='LocalVisBackend')],
         'visualizer.vis_backends': [dict(type='LocalVisBackend')]})

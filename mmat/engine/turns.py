@@ -17,10 +17,6 @@ def find_greenlet():
     return greenlet
 
 
-class Stopped(BaseException):
-    """Ends a task whose others have failed. Not an Exception, so that nothing on the way out takes it for one."""
-
-
 class Turns:
     """Runs tasks that hand each other the turn, in the order in which they were given.
 
@@ -59,7 +55,7 @@ class Turns:
             for task in self._ring:
                 if not task.dead:
                     try:
-                        task.throw(Stopped)
+                        task.throw()  # GreenletExit, which is no Exception
                     except BaseException:  # what it ends for is being raised already
                         pass
 

@@ -75,10 +75,8 @@ def observe(network: nn.Module,
     # Gradients are wanted of a teacher and in validation too.
     with torch.set_grad_enabled(wants_gradient or keeps_graph):
         if wants_gradient:
-            inputs = inputs.detach().requires_grad_()
+            inputs, until = inputs.detach().requires_grad_(), None
         output = None
-        if wants_gradient:
-            until = None
         with tap(network, [*layers, *([logits] if logits else [])], owner, until) as features:
             output = network(transform(inputs), data_samples, mode=mode)
         values = {}

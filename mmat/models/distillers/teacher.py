@@ -153,8 +153,8 @@ class Teacher:
         if self._renormalization is None:
             return images
         # Kept where the images are: copying it there would make the host wait for a GPU.
-        self._renormalization = tuple(value.to(images) for value in self._renormalization)
-        scale, shift = self._renormalization
+        self._renormalization = tuple(value.to(images.device) for value in self._renormalization)
+        scale, shift = (value.to(images.dtype) for value in self._renormalization)
         return images * scale + shift
 
 
