@@ -16,11 +16,13 @@ import argparse
 import csv
 import io
 import json
+import logging
 import os
 import shlex
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
@@ -160,6 +162,17 @@ def start(args: argparse.Namespace) -> None:
         os.environ['OMP_NUM_THREADS'] = str(args.threads)
         import torch  # here: not every benchmark's main process needs it
         torch.set_num_threads(args.threads)
+
+
+@contextmanager
+def quiet():
+    """No lines of information in the log; also a decorator."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def describe_threads() -> str:

@@ -17,6 +17,8 @@ import sys
 import time
 from statistics import median
 
+from common import quiet
+
 CONFIGS = {
     'wrn16-1': [
         'wrn16-1', 'wrn16-1_at-wrn16-2', 'wrn16-1_factt-wrn16-2', 'wrn16-1_kd-wrn16-2', 'wrn16-1_at-kd-wrn16-2'
@@ -53,13 +55,11 @@ def build(name, fp32, device):
     return model, OPTIM_WRAPPERS.build(wrapper)
 
 
+@quiet()
 def measure(name, batch, steps, fp32, device):
-    import logging
-
     import torch
 
     from mmat.datasets.in_memory import BatchedSamples
-    logging.disable(logging.INFO)
     model, optimizer = build(name, fp32, device)
     data = dict(inputs=torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8),
                 data_samples=BatchedSamples(torch.randint(0, 10, (batch, ))))

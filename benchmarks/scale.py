@@ -23,7 +23,19 @@ from pathlib import Path
 from statistics import median
 from threading import Lock
 
-from common import ROOT, add_arguments, alternate, describe_threads, finish, in_process, ratio, row, spread, start
+from common import (
+    ROOT,
+    add_arguments,
+    alternate,
+    describe_threads,
+    finish,
+    in_process,
+    quiet,
+    ratio,
+    row,
+    spread,
+    start,
+)
 from timed_training import images_per_second, save_untrained
 
 CONFIG = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
@@ -74,10 +86,9 @@ def processes(args):
               measured=ratio(speeds, 'two 64', 'one 128'), **named)
 
 
+@quiet()
 def step(depth, batch, steps):
     """The median time of a step, s, and the memory that steps take, MiB."""
-    import logging
-
     import torch
     from mmengine.config import Config
     from mmengine.registry import OPTIM_WRAPPERS
@@ -87,7 +98,6 @@ def step(depth, batch, steps):
     from mmat.models import build_network
     from mmat.registry import MODELS
     from mmat.utils.zoo import find_config
-    logging.disable(logging.INFO)
     config = Config.fromfile(find_config(CONFIG))
     apply_cpu_setting(config)
     config.model.student.backbone.depth = depth

@@ -13,7 +13,19 @@ import resource
 
 import torch
 from bare import Steps
-from common import add_arguments, alternate, describe_threads, finish, in_process, interleave, ratio, row, spread, start
+from common import (
+    add_arguments,
+    alternate,
+    describe_threads,
+    finish,
+    in_process,
+    interleave,
+    quiet,
+    ratio,
+    row,
+    spread,
+    start,
+)
 
 from mmat.models import build_network
 from mmat.registry import MODELS
@@ -50,10 +62,9 @@ def make_subjects(batch: int, fp32: bool) -> dict:
     return dict(mmat=transfer, student=parts.student_step, teacher=parts.teacher_forward, plain=parts.transfer_step)
 
 
+@quiet()
 def peak(subject: str, batch: int, fp32: bool) -> float:
     """MiB that the process grew by."""
-    import logging
-    logging.disable(logging.INFO)
     subjects = make_subjects(batch, fp32)
     subjects['parts'] = lambda: (subjects['student'](), subjects['teacher']())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -5,6 +5,7 @@ import importlib
 import io
 import itertools
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -27,7 +28,8 @@ _runs = itertools.count()
 def script(monkeypatch):
     """Imports a script of benchmarks/ as it is when run."""
     monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
-    return importlib.import_module
+    yield importlib.import_module
+    assert not logging.root.manager.disable, 'later tests would find nothing in the log'
 
 
 @pytest.fixture
