@@ -4,6 +4,8 @@ import subprocess
 import sys
 from typing import Dict, List, Optional, Sequence
 
+from mmat.utils.work_dirs import common_checkpoint
+
 from .run import Run
 
 
@@ -26,7 +28,6 @@ def groups_of(runs: Sequence[Run]) -> List[List[Run]]:
 
 def resumable_together(group: Sequence[Run]) -> List[Run]:
     """The first of a group, with those that can go on together with it: from one epoch, or from the beginning."""
-    from mmat.apis.seeds import common_checkpoint  # here: jobs, which start fast, do without
     together = [group[0]]
     for run in group[1:]:
         try:

@@ -11,11 +11,11 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.runner import Runner
 
-from mmat.apis.seeds import common_checkpoint
 from mmat.datasets import Digits
 from mmat.engine.seed_group import train_together
 from mmat.models import BatchPreprocessor, Distiller
 from mmat.models.distillers import Teacher
+from mmat.utils.work_dirs import common_checkpoint
 
 SEEDS = (3, 0)
 EMA = dict(type='EMAHook', momentum=0.1)

@@ -26,6 +26,7 @@ from pathlib import Path
 from fake_training import make_runs
 from mmat.reproduce.pool import execute
 states = execute(make_runs(Path(sys.argv[1])), [dict(cores=[]), dict(cores=[])], lambda states: None, pause=0.03)
+assert 'torch' not in sys.modules, 'it takes seconds to import, and nothing here needs it'
 sys.exit(any(state != 'done' for state in states.values()))
 """
 
