@@ -21,9 +21,9 @@ def train_together(seeds: Sequence[int], make: Callable[[int], Runner]) -> Dict[
 
     Each has an unchanged Runner, with its work directory, logs, hooks, optimizer, checkpoints and validation. They take
     turns, an iteration each; whoever comes first loads and preprocesses a batch and asks the teacher about it, the
-    others get the same tensors. The datasets, one batch, and the teacher are
-    in memory once. Of what there is once in a process, the random states and mmengine's current logger and message
-    hub change hands with the turn. The time that a run logs for an iteration is that of a turn of all.
+    others get the same tensors. The datasets, one batch, and the teacher are in memory once. Of what there is once in a
+    process, the random states and mmengine's current logger and message hub change hands with the turn. The time that a
+    run logs for an iteration is that of a turn of all, of which ``data_time`` is the others' part.
 
     One that stops early leaves the others running; one that fails, or Ctrl-C, ends all.
 
