@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
+from tool_runner import fails, run_tool
 
 from mmat import get_model
 from mmat.apis import extract_features, linear_probe
@@ -163,17 +162,13 @@ def test_the_recipes_name_what_there_is():
 
 # The command
 
-def run(*args):
-    return subprocess.run([sys.executable, str(ROOT / 'tools/linear_probe.py'), *map(str, args)], capture_output=True,
-                          text=True, cwd=ROOT)
-
-
 def test_the_command(tmp_path, config):
     config.dump(tmp_path / 'probe.py')
-    result = run(tmp_path / 'probe.py', '--out', tmp_path / 'result.json', '--cfg-options', 'seed=0')
-    assert result.returncode == 0, result.stderr
+    code, output = run_tool('linear_probe.py', tmp_path / 'probe.py', '--out', tmp_path / 'result.json',
+                            '--cfg-options', 'seed=0')
+    assert not code
     written = json.loads((tmp_path / 'result.json').read_text())
-    assert f'{written["accuracy"]:.2f} % of 50 test images right' in result.stdout
+    assert f'{written["accuracy"]:.2f} % of 50 test images right' in output
     assert written['checkpoint'] == config.checkpoint and written['features'] == 64
 
 
@@ -182,7 +177,6 @@ def test_the_command(tmp_path, config):
     ([DIGITS, '--out', 'result.txt'], 'must end in .json'),
     ([DIGITS, '--cfg-options', 'checkpoint=nowhere.pth'], "no checkpoint at 'nowhere.pth'"),
 ])
-def test_the_command_says_what_is_wrong_in_one_line(args, message):
-    result = run(*args)
-    assert result.returncode == 1 and message in result.stderr
-    assert 'Traceback' not in result.stderr
+def test_the_command_says_what_is_wrong_in_one_line(args, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert message in fails('linear_probe.py', *args)
