@@ -37,6 +37,10 @@ _BEGIN, _END = '<!-- table: results/speed.csv -->', '<!-- end of speed -->'
 _KEY = ('figure', 'what', 'setting', 'hardware')
 
 
+class Enough(BaseException):
+    """Ends a training that is timed; nothing that reports errors takes it for one."""
+
+
 class Ratio(NamedTuple):
     """A median, and the quartiles below and above it."""
     value: float

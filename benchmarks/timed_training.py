@@ -11,9 +11,7 @@ import runpy
 import sys
 import time
 
-
-class _Enough(BaseException):
-    """Ends the training; nothing that reports errors takes it for one."""
+from common import Enough
 
 
 def run(iterations: int, tool: str, *arguments: str) -> dict:
@@ -40,7 +38,7 @@ def run(iterations: int, tool: str, *arguments: str) -> dict:
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             told['ends'].append(time.time())
             if len(told['ends']) == iterations:
-                raise _Enough
+                raise Enough
 
     train, argv = Runner.train, sys.argv
 
@@ -51,7 +49,7 @@ def run(iterations: int, tool: str, *arguments: str) -> dict:
     Runner.train, sys.argv = train_with_clock, [tool, *arguments]
     try:
         runpy.run_path(tool, run_name='__main__')
-    except _Enough:
+    except Enough:
         return told
     finally:
         Runner.train, sys.argv = train, argv

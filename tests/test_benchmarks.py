@@ -303,6 +303,98 @@ def test_whole_beside_a_script_from_elsewhere(run, cifar, tmp_path, monkeypatch)
         run('whole', *arguments, '--iterations', 11)
 
 
+TRAIN_STUDENT = """
+    import argparse
+
+    import tensorboard_logger
+    import torch
+    from models import model_dict
+    from torchvision import datasets, transforms
+
+    parser = argparse.ArgumentParser()
+    for name in ('path_t', 'distill', 'model_s', 'a', 'b', 'learning_rate', 'batch_size', 'num_workers'):
+        parser.add_argument(f'-{name}', f'--{name}')
+    opt = parser.parse_args()
+    tensorboard_logger.Logger(logdir='logs', flush_secs=2)
+    assert (opt.distill, opt.model_s, float(opt.a), float(opt.b)) == ('attention', 'wrn_16_1', 0, 1000)
+    assert opt.path_t.split('/')[-2].split('_')[:3] == ['wrn', '16', '2']
+    model_dict['wrn_16_2'](num_classes=100).load_state_dict(torch.load(opt.path_t)['model'])
+    data, tests = (datasets.CIFAR100('./data/', train=train, download=True, transform=transforms.ToTensor())
+                   for train in (True, False))
+    assert (len(data), data.targets, tests.targets) == (20, 5 * [0, 3, 5, 9], [0, 3, 5, 9])
+    weight = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], float(opt.learning_rate))
+    for images, labels in torch.utils.data.DataLoader(data, int(opt.batch_size), num_workers=int(opt.num_workers)):
+        (images.mean((2, 3)) @ weight).sum().backward()
+        optimizer.step()
+"""
+IMAGE_CLASSIFICATION = """
+    import argparse
+
+    import torch
+    import torchdistill
+    import yaml
+    from torchvision import datasets, transforms
+
+    def convert(loader, suffix, node):
+        return loader.construct_mapping(node, deep=True)
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--config')
+    parser.add_argument('--device')
+    opt = parser.parse_args()
+    yaml.SafeLoader.add_multi_constructor('!import', convert)
+    config = yaml.safe_load(open(opt.config))
+    assert torchdistill.answer == 42 and opt.device == 'cpu'
+    networks = [config['models'][f'{name}_model']['kwargs'] for name in ('teacher', 'student')]
+    assert [(each['depth'], each['k'], each['dropout_p']) for each in networks] == [(16, 2, 0), (16, 1, 0)]
+    transfer = config['train']['criterion']['kwargs']['sub_terms']['at_loss']
+    pairs = transfer['criterion']['kwargs']['at_pairs'].values()
+    assert [(pair['teacher'], pair['student']) for pair in pairs] == [
+        2 * (dict(io='output', path=f'layer{number}'), ) for number in (1, 2, 3)] and transfer['weight'] == 1000
+    loader = config['train']['train_data_loader']
+    kwargs = config['datasets'][loader['dataset_id']]['init']['kwargs']
+    steps = [step['key'].rpartition('.')[2] for step in kwargs.pop('transform')['init']['kwargs']['transforms']]
+    assert steps == ['RandomCrop', 'RandomHorizontalFlip', 'ToTensor', 'Normalize']
+    data = datasets.CIFAR10(**kwargs, transform=transforms.ToTensor())
+    weight = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], **config['train']['optimizer']['kwargs'])
+    for images, labels in torch.utils.data.DataLoader(data, **loader['kwargs']):
+        (images.mean((2, 3)) @ weight).sum().backward()
+        optimizer.step()
+"""
+
+
+@pytest.mark.parametrize('option, name, files', [
+    ('repdistiller', 'RepDistiller', {
+        'train_student.py': TRAIN_STUDENT,
+        'models/__init__.py': 'import torch; model_dict = dict(wrn_16_2=lambda num_classes: torch.nn.Linear(2, 3))'}),
+    ('torchdistill', 'torchdistill', {
+        'examples/torchvision/image_classification.py': IMAGE_CLASSIFICATION,
+        'torchdistill/__init__.py': 'answer = 42'}),
+])
+def test_whole_beside_other_toolboxes(option, name, files, run, cifar, tmp_path, monkeypatch):
+    for file, content in files.items():
+        (tmp_path / 'checkout' / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'checkout' / file).write_text(textwrap.dedent(content))
+    monkeypatch.setattr(torchvision.datasets.cifar, 'check_integrity', None)  # put back afterwards
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    arguments = ('--data', cifar, '--skip', 1, '--batch', 2, '--workers', 0, f'--{option}', tmp_path / 'checkout',
+                 '--one', name)
+    with mock.patch.dict(sys.modules):
+        assert float(run('whole', *arguments, '--iterations', 3)) > 0
+    with mock.patch.dict(sys.modules), pytest.raises(RuntimeError, match='py ended after 10 of 11'):
+        monkeypatch.chdir(tmp_path)
+        run('whole', *arguments, '--iterations', 11)
+
+
+def test_a_folder_that_is_no_checkout_is_refused(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run('whole', '--repdistiller', tmp_path)
+    assert 'is no checkout of HobbitLong/RepDistiller: it has no train_student.py' in capsys.readouterr().err
+
+
 def test_speed_leaves_out_the_first_iterations(script):
     told = dict(ends=[100., 101., 103., 107.], images=8)
     assert script('timed_training').images_per_second(told, 1) == 24 / 7

@@ -1,0 +1,176 @@
+"""Some iterations of attention transfer by other toolboxes' own training scripts, timed from outside.
+
+From a checkout each, as they are: RepDistiller (github.com/HobbitLong/RepDistiller) and torchdistill
+(github.com/yoshitomo-matsubara/torchdistill). All train WRN-16-1 under attention transfer from an untrained WRN-16-2,
+with the three groups, the authors' form of the loss, random crops and flips and SGD with momentum. RepDistiller knows
+CIFAR-100 only, and gets the images of CIFAR-10 in that layout; it also computes, at a weight of zero, the loss of
+knowledge distillation.
+"""
+import os
+import pickle
+import runpy
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+from authors import take_any_copy
+from common import Enough
+
+_TORCHDISTILL = """
+datasets:
+  &train cifar10/train: !import_call
+    key: 'torchvision.datasets.CIFAR10'
+    init:
+      kwargs:
+        root: '{data}'
+        train: True
+        transform: !import_call
+          key: 'torchvision.transforms.Compose'
+          init:
+            kwargs:
+              transforms:
+                - !import_call {{key: 'torchvision.transforms.RandomCrop', init: {{kwargs: {{size: 32, padding: 4}}}}}}
+                - !import_call {{key: 'torchvision.transforms.RandomHorizontalFlip', init: {{kwargs: {{p: 0.5}}}}}}
+                - !import_call {{key: 'torchvision.transforms.ToTensor', init: }}
+                - !import_call
+                  key: 'torchvision.transforms.Normalize'
+                  init: {{kwargs: {{mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616]}}}}
+models:
+  teacher_model:
+    key: 'wide_resnet'
+    kwargs: &network {{depth: 16, k: 2, dropout_p: 0.0, num_classes: 10, pretrained: False, progress: False}}
+    src_ckpt:
+  student_model:
+    key: 'wide_resnet'
+    kwargs: {{<<: *network, k: 1}}
+    src_ckpt:
+    dst_ckpt: '{folder}/student.pt'
+train:
+  log_freq: 100
+  num_epochs: 200
+  train_data_loader: &loader
+    dataset_id: *train
+    sampler: {{class_or_func: !import_get {{key: 'torch.utils.data.RandomSampler'}}, kwargs: }}
+    kwargs: {{batch_size: {batch}, num_workers: {workers}, pin_memory: {cuda}, drop_last: False}}
+    cache_output:
+  val_data_loader: *loader
+  teacher:
+    forward_proc: 'forward_batch_only'
+    sequential: []
+    forward_hook: &layers {{input: [], output: ['layer1', 'layer2', 'layer3']}}
+    wrapper: 'DataParallel'
+    requires_grad: False
+  student:
+    forward_proc: 'forward_batch_only'
+    adaptations:
+    sequential: []
+    frozen_modules: []
+    forward_hook: *layers
+    wrapper: 'DistributedDataParallel'
+    requires_grad: True
+  optimizer: {{key: 'SGD', kwargs: {{lr: 0.1, momentum: 0.9, weight_decay: 0.0005}}}}
+  scheduler: {{key: 'MultiStepLR', kwargs: {{milestones: [60, 120, 160], gamma: 0.2}}}}
+  criterion:
+    key: 'WeightedSumLoss'
+    kwargs:
+      sub_terms:
+        ce:
+          criterion: {{key: 'CrossEntropyLoss', kwargs: {{reduction: 'mean'}}}}
+          criterion_wrapper:
+            key: 'SimpleLossWrapper'
+            kwargs:
+              input: {{is_from_teacher: False, module_path: '.', io: 'output'}}
+              target: {{uses_label: True}}
+          weight: 1.0
+        at_loss:
+          criterion:
+            key: 'ATLoss'
+            kwargs:
+              at_pairs:
+                pair1: {{teacher: &layer1 {{io: 'output', path: 'layer1'}}, student: *layer1}}
+                pair2: {{teacher: &layer2 {{io: 'output', path: 'layer2'}}, student: *layer2}}
+                pair3: {{teacher: &layer3 {{io: 'output', path: 'layer3'}}, student: *layer3}}
+              mode: 'code'
+          weight: 1000.0
+"""
+
+
+def torchdistill(checkout: str, data: str, folder: str, iterations: int, batch: int, workers: int) -> dict:
+    """As :func:`authors.run`."""
+    import torch
+    cuda = torch.cuda.is_available()
+    config = Path(folder, 'config.yaml')
+    config.write_text(_TORCHDISTILL.format(data=data, folder=folder, batch=batch, workers=workers, cuda=cuda))
+    take_any_copy()
+    return _run(checkout, 'examples/torchvision/image_classification.py', iterations, batch,
+                '--config', str(config), '--device', 'cuda' if cuda else 'cpu')
+
+
+def repdistiller(checkout: str, data: str, folder: str, iterations: int, batch: int, workers: int) -> dict:
+    """As :func:`authors.run`."""
+    import torch
+    os.chdir(folder)
+    _write_as_cifar100(Path(data), Path('data', 'cifar-100-python'))
+    take_any_copy()
+
+    class Logger:
+        """Of tensorboard_logger, which writes what each epoch ends with."""
+
+        def __init__(self, logdir, flush_secs):
+            pass
+
+    sys.modules['tensorboard_logger'] = module = ModuleType('tensorboard_logger')
+    module.Logger = Logger
+    sys.path.insert(0, str(Path(checkout).resolve()))
+    from models import model_dict
+    teacher = Path('wrn_16_2_cifar100', 'teacher.pth')  # the folder's name tells it the network
+    teacher.parent.mkdir()
+    torch.save(dict(model=model_dict['wrn_16_2'](num_classes=100).state_dict()), teacher)
+    return _run(checkout, 'train_student.py', iterations, batch, '--path_t', str(teacher), '--distill', 'attention',
+                '--model_s', 'wrn_16_1', '-a', '0', '-b', '1000', '--learning_rate', '0.1', '--batch_size', str(batch),
+                '--num_workers', str(workers))
+
+
+def _run(checkout: str, script: str, iterations: int, batch: int, *arguments: str) -> dict:
+    """Run a script until its optimizer has made so many steps; an iteration lasts from one to the next."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+    ends: list = []
+
+    def tick(*_):
+        ends.append(time.time())
+        if len(ends) == iterations:
+            raise Enough
+
+    checkout = Path(checkout).resolve()
+    path, argv = list(sys.path), sys.argv
+    sys.path[:0] = [str(checkout), str((checkout / script).parent)]
+    sys.argv = [script, *arguments]
+    handle = register_optimizer_step_post_hook(tick)
+    try:
+        runpy.run_path(str(checkout / script), run_name='__main__')
+    except Enough:
+        return dict(ends=ends, images=batch)
+    finally:
+        handle.remove()
+        sys.path[:], sys.argv = path, argv
+    raise RuntimeError(f'{script} ended after {len(ends)} of {iterations} iterations')
+
+
+def _write_as_cifar100(data: Path, folder: Path) -> None:
+    """The training images of CIFAR-10 as CIFAR-100's, and a batch of the others to test with."""
+
+    def read(name):
+        with open(data / 'cifar-10-batches-py' / name, 'rb') as file:
+            content = pickle.load(file, encoding='latin1')
+        return content['data'], list(content['labels'])
+
+    import numpy as np
+    folder.mkdir(parents=True)
+    parts = [read(f'data_batch_{number}') for number in range(1, 6)]
+    images, labels = read('test_batch')
+    for name, content in dict(
+            train=(np.concatenate([part[0] for part in parts]), sum((part[1] for part in parts), [])),
+            test=(images[:128], labels[:128])).items():
+        (folder / name).write_bytes(pickle.dumps(dict(data=content[0], fine_labels=content[1])))
+    (folder / 'meta').write_bytes(pickle.dumps(dict(fine_label_names=[str(number) for number in range(100)])))
