@@ -1,10 +1,11 @@
 """Some iterations of attention transfer by other toolboxes' own training scripts, timed from outside.
 
-From a checkout each, as they are: RepDistiller (github.com/HobbitLong/RepDistiller) and torchdistill
-(github.com/yoshitomo-matsubara/torchdistill). All train WRN-16-1 under attention transfer from an untrained WRN-16-2,
-with the three groups, the authors' form of the loss, random crops and flips and SGD with momentum. RepDistiller knows
-CIFAR-100 only, and gets the images of CIFAR-10 in that layout; it also computes, at a weight of zero, the loss of
-knowledge distillation.
+From a checkout each, as they are: RepDistiller (github.com/HobbitLong/RepDistiller), torchdistill
+(github.com/yoshitomo-matsubara/torchdistill) and MMRazor (github.com/open-mmlab/mmrazor). All train WRN-16-1 under
+attention transfer from an untrained WRN-16-2, with the three groups, the authors' form of the loss, random crops and
+flips and SGD with momentum. RepDistiller knows CIFAR-100 only, and gets the images of CIFAR-10 in that layout; it also
+computes, at a weight of zero, the loss of knowledge distillation. MMRazor has no such networks, and gets mmat's, with
+mmpretrain's CIFAR-10 and the augmentation of its config; it takes mmcv 2.0 or 2.1.
 """
 import os
 import pickle
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import timed_training
 from authors import take_any_copy
 from common import Enough
 
@@ -130,6 +132,43 @@ def repdistiller(checkout: str, data: str, folder: str, iterations: int, batch: 
     return _run(checkout, 'train_student.py', iterations, batch, '--path_t', str(teacher), '--distill', 'attention',
                 '--model_s', 'wrn_16_1', '-a', '0', '-b', '1000', '--learning_rate', '0.1', '--batch_size', str(batch),
                 '--num_workers', str(workers))
+
+
+def mmrazor(checkout: str, data: str, folder: str, iterations: int, batch: int, workers: int) -> dict:
+    """As :func:`authors.run`."""
+    from mmengine.config import Config
+    from mmpretrain.datasets import CIFAR10
+
+    from mmat.models.build import network_config
+    CIFAR10._check_integrity = lambda self: True
+    sys.path.insert(0, str(Path(checkout).resolve()))
+    student, teacher = ({key: value for key, value in network_config(f'wrn16-{width}_1xb128_cifar10').items()
+                         if key != 'data_preprocessor'} for width in (1, 2))
+    groups = ['group0', 'group1', 'group2']
+    recorders = {group: dict(type='ModuleOutputs', source=f'backbone.{group}') for group in groups}
+    distiller = dict(
+        type='ConfigurableDistiller', student_recorders=recorders, teacher_recorders=recorders,
+        distill_losses={f'loss_{group}': dict(type='ATLoss', loss_weight=1000.) for group in groups},
+        loss_forward_mappings={f'loss_{group}': dict(
+            s_feature=dict(from_student=True, recorder=group),
+            t_feature=dict(from_student=False, recorder=group)) for group in groups})
+    config = Config(dict(
+        default_scope='mmpretrain', custom_imports=dict(imports=['mmat.models']),
+        model=dict(
+            _scope_='mmrazor', type='SingleTeacherDistill', architecture=student, teacher=teacher, distiller=distiller,
+            data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', num_classes=10, mean=[125.3, 123., 113.9],
+                                   std=[63., 62.1, 66.7], to_rgb=False)),
+        train_dataloader=dict(
+            batch_size=batch, num_workers=workers, sampler=dict(type='DefaultSampler', shuffle=True),
+            dataset=dict(type='CIFAR10', data_root=data, split='train', pipeline=[
+                dict(type='RandomCrop', crop_size=32, padding=4),
+                dict(type='RandomFlip', prob=0.5, direction='horizontal'), dict(type='PackInputs')])),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)),
+        param_scheduler=dict(type='MultiStepLR', milestones=[60, 120, 160], gamma=0.2),
+        train_cfg=dict(by_epoch=True, max_epochs=200)))
+    config.dump(Path(folder, 'config.py'))
+    return timed_training.run(iterations, str(Path(checkout, 'tools', 'train.py').resolve()),
+                              str(Path(folder, 'config.py')), '--work-dir', folder)
 
 
 def _run(checkout: str, script: str, iterations: int, batch: int, *arguments: str) -> dict:

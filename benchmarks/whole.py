@@ -55,6 +55,7 @@ PEERS = {
     'repdistiller': Peer('RepDistiller', 'HobbitLong/RepDistiller', 'train_student.py', peers.repdistiller),
     'torchdistill': Peer('torchdistill', 'yoshitomo-matsubara/torchdistill',
                          'examples/torchvision/image_classification.py', peers.torchdistill),
+    'mmrazor': Peer('MMRazor', 'open-mmlab/mmrazor', 'mmrazor/models/losses/at_loss.py', peers.mmrazor),
 }
 
 

@@ -389,6 +389,51 @@ def test_whole_beside_other_toolboxes(option, name, files, run, cifar, tmp_path,
         run('whole', *arguments, '--iterations', 11)
 
 
+MMRAZOR = """
+    from mmengine.model import BaseModel
+    from mmengine.registry import MODELS as ROOT, Registry
+
+    MODELS = Registry('model', parent=ROOT, scope='mmrazor')
+
+    @MODELS.register_module()
+    class SingleTeacherDistill(BaseModel):
+        def __init__(self, architecture, teacher, distiller, data_preprocessor):
+            super().__init__(data_preprocessor)
+            self.student, teacher = MODELS.build(architecture), MODELS.build(teacher)
+            assert (self.student.head.fc.in_features, teacher.head.fc.in_features) == (64, 128)
+            assert distiller.type == 'ConfigurableDistiller' and {
+                name: loss.loss_weight for name, loss in distiller.distill_losses.items()} == dict(
+                loss_group0=1000, loss_group1=1000, loss_group2=1000)
+            recorders = distiller.student_recorders, distiller.teacher_recorders
+            for network, recorded in zip((self.student, teacher), recorders):
+                for mapping in distiller.loss_forward_mappings.values():
+                    network.get_submodule(recorded[mapping.s_feature.recorder].source)
+                    assert mapping.s_feature.recorder == mapping.t_feature.recorder
+
+        def forward(self, inputs, data_samples, mode):
+            assert inputs.shape == (2, 3, 32, 32) and inputs.abs().max() < 3
+            return self.student(inputs, data_samples, mode)
+"""
+TRAIN = """
+    import sys
+    import mmrazor
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+    config = Config.fromfile(sys.argv[1])
+    config.work_dir = sys.argv[3]
+    Runner.from_cfg(config).train()
+"""
+
+
+def test_whole_beside_mmrazor(common, cifar, tmp_path):
+    for name, content in {'mmrazor/__init__.py': MMRAZOR, 'mmrazor/models/losses/at_loss.py': '',
+                          'tools/train.py': TRAIN}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(content))
+    assert common.in_process('--data', cifar, '--skip', 1, '--batch', 2, '--workers', 0, '--mmrazor', tmp_path,
+                             '--one', 'MMRazor', '--iterations', 3, script=str(ROOT / 'benchmarks' / 'whole.py')) > 0
+
+
 def test_a_folder_that_is_no_checkout_is_refused(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run('whole', '--repdistiller', tmp_path)
