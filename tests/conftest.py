@@ -1,4 +1,5 @@
 import copy
+import gc
 import itertools
 import logging
 import os
@@ -29,6 +30,16 @@ def network_config(widen_factor=1, mean=77.7, std=81.1, **kwargs):
         neck=dict(type='mmpretrain.GlobalAveragePooling'),
         head=dict(type='mmat.LinearClsHead', num_classes=10, in_channels=64 * widen_factor, cal_acc=True, topk=(1, )),
         **kwargs)
+
+
+def pytest_collection_finish():
+    """What has been imported by now is no garbage, but looking through it for some takes a fifth of the time."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
