@@ -289,22 +289,6 @@ SCRIPT = """
                             on_sample=lambda state: state['sample'].append(state['train']))
         engine.train(network, loader, 1, torch.optim.SGD([weight], 0.1))
 """
-
-
-def test_whole_beside_a_script_from_elsewhere(run, cifar, tmp_path, monkeypatch):
-    (tmp_path / 'cifar.py').write_text(textwrap.dedent(SCRIPT))
-    monkeypatch.setattr(torchvision.datasets.cifar, 'check_integrity', None)  # put back afterwards
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'path', [*sys.path])
-    arguments = ('--data', cifar, '--skip', 1, '--batch', 2, '--workers', 0, '--authors', tmp_path, '--one',
-                 "the authors' script")
-    with mock.patch.dict(sys.modules):
-        assert float(run('whole', *arguments, '--iterations', 3)) > 0
-    with mock.patch.dict(sys.modules), pytest.raises(RuntimeError, match='ended after 10 of 11'):
-        monkeypatch.chdir(tmp_path)
-        run('whole', *arguments, '--iterations', 11)
-
-
 TRAIN_STUDENT = """
     import argparse
 
@@ -367,15 +351,16 @@ IMAGE_CLASSIFICATION = """
 """
 
 
-@pytest.mark.parametrize('option, name, files', [
-    ('repdistiller', 'RepDistiller', {
+@pytest.mark.parametrize('option, name, ended, files', [
+    ('authors', "the authors' script", 'the training', {'cifar.py': SCRIPT}),
+    ('repdistiller', 'RepDistiller', 'py', {
         'train_student.py': TRAIN_STUDENT,
         'models/__init__.py': 'import torch; model_dict = dict(wrn_16_2=lambda num_classes: torch.nn.Linear(2, 3))'}),
-    ('torchdistill', 'torchdistill', {
+    ('torchdistill', 'torchdistill', 'py', {
         'examples/torchvision/image_classification.py': IMAGE_CLASSIFICATION,
         'torchdistill/__init__.py': 'answer = 42'}),
 ])
-def test_whole_beside_other_toolboxes(option, name, files, run, cifar, tmp_path, monkeypatch):
+def test_whole_beside_scripts_from_elsewhere(option, name, ended, files, run, cifar, tmp_path, monkeypatch):
     for file, content in files.items():
         (tmp_path / 'checkout' / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / 'checkout' / file).write_text(textwrap.dedent(content))
@@ -386,7 +371,7 @@ def test_whole_beside_other_toolboxes(option, name, files, run, cifar, tmp_path,
                  '--one', name)
     with mock.patch.dict(sys.modules):
         assert float(run('whole', *arguments, '--iterations', 3)) > 0
-    with mock.patch.dict(sys.modules), pytest.raises(RuntimeError, match='py ended after 10 of 11'):
+    with mock.patch.dict(sys.modules), pytest.raises(RuntimeError, match=f'{ended} ended after 10 of 11'):
         monkeypatch.chdir(tmp_path)
         run('whole', *arguments, '--iterations', 11)
 
