@@ -84,7 +84,7 @@ def _split(path: str) -> tuple:
     return (match[1], int(match[2])) if match else (path, None)
 
 
-class LastLayer:
+class EarlyExit:
     """Lets a network be run no further than to the last layer that is read.
 
     The first forward pass under a :func:`tap` counts the outputs that it reads; those that follow end at as many.
@@ -94,13 +94,13 @@ class LastLayer:
         self.count = None
 
 
-class _Enough(Exception):
+class _ExitForward(Exception):
     """All that is read has been."""
 
 
 @contextmanager
 def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model',
-        until: Optional[LastLayer] = None) -> Iterator[Dict[str, Tensor]]:
+        early_exit: Optional[EarlyExit] = None) -> Iterator[Dict[str, Tensor]]:
     """Collect the outputs of some modules for as long as the context lasts.
 
     The hooks are removed at its end: nothing stays on the network and no activation outlives the returned dict. The
@@ -110,7 +110,7 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model',
         model (nn.Module): The network.
         paths (Sequence[str]): Paths from :func:`find_layer`.
         owner (str): How messages call the network. Defaults to 'model'.
-        until (LastLayer, optional): Ends the forward pass, and with it the context, once all layers are read. Give
+        early_exit (EarlyExit, optional): Ends the forward pass, and with it the context, once all layers are read. Give
             the same one for each pass of one network and the same paths. Defaults to None: the pass is a whole one.
 
     Yields:
@@ -135,13 +135,13 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model',
             counts = isinstance(output, Tensor) and not torch.compiler.is_compiling() and not output.is_inference()
             version = output._version if counts else None
             calls[name].append((output, version, grid))
-            if ends and sum(map(len, calls.values())) == until.count:
-                raise _Enough
+            if ends and sum(map(len, calls.values())) == early_exit.count:
+                raise _ExitForward
 
         return hook
 
     # Compiled code is one piece.
-    ends = until is not None and until.count is not None and not torch.compiler.is_compiling()
+    ends = early_exit is not None and early_exit.count is not None and not torch.compiler.is_compiling()
     transformers = {name: token_network(model, name) for name in calls}
     image_sizes = {}
 
@@ -153,13 +153,13 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model',
     taps = {}
     try:
         yield taps
-    except _Enough:
+    except _ExitForward:
         pass
     finally:
         for handle in handles:
             handle.remove()
-    if until is not None and until.count is None:
-        until.count = sum(map(len, calls.values()))
+    if early_exit is not None and early_exit.count is None:
+        early_exit.count = sum(map(len, calls.values()))
     for path in paths:
         name, index = _split(path)
         outputs = calls[name]

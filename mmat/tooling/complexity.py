@@ -9,7 +9,7 @@ from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmat.apis.pipeline import picture_pipeline
-from mmat.models.probe import evaluating
+from mmat.models.build_checks import eval_mode
 
 
 @dataclass
@@ -44,7 +44,7 @@ def measure_complexity(network: nn.Module, height: int, width: int) -> Complexit
     parameter = next(network.parameters(), torch.empty(0))
     image = torch.zeros(1, 3 if mean is None else len(mean), height, width, device=parameter.device,
                         dtype=parameter.dtype)
-    with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with eval_mode(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
         try:
             network(image, mode='tensor')
         except Exception as error:  # whatever its layers say to a size that is not theirs

@@ -10,7 +10,7 @@ from mmpretrain.structures import DataSample
 
 from mmat.datasets import BatchedSamples
 from mmat.models import BaseATHead, NetworkOutputs, build_network
-from mmat.models.at_heads.base import QUANTITIES, distinct
+from mmat.models.at_heads.base import QUANTITIES, unique_names
 from mmat.registry import MODELS
 
 LABELS = torch.tensor([3, 0, 9, 5])
@@ -355,7 +355,7 @@ def test_a_head_that_reads_a_teacher_is_refused_without_one(options, distiller_c
     ([], []),
 ])
 def test_names_are_numbered(names, expected, distiller_config):
-    assert distinct(names) == expected
+    assert unique_names(names) == expected
     if names:
         distiller = with_heads(distiller_config, *(Reader(name=name) for name in names)).eval()
         assert [head.name for head in distiller.at_heads] == expected

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from mmat.datasets import BatchedSamples
 from mmat.models import NIN, BaseATHead, WideResNet, build_network
-from mmat.models import observe as observe_module
+from mmat.models import collect_outputs as collect_outputs_module
 from mmat.models.distillers import distiller as distiller_module
 from mmat.registry import MODELS
 
@@ -375,13 +375,13 @@ def test_a_symmetric_network_has_symmetric_gradients(symmetric):
 def events(monkeypatch):
     """What happens in a step: the name of each network that runs, and each gradient with its ``create_graph``."""
     seen = []
-    input_gradient = observe_module.input_gradient
+    input_gradient = collect_outputs_module.input_gradient
 
     def recorded(loss, inputs, create_graph=False):
         seen.append(create_graph)
         return input_gradient(loss, inputs, create_graph)
 
-    monkeypatch.setattr(observe_module, 'input_gradient', recorded)
+    monkeypatch.setattr(collect_outputs_module, 'input_gradient', recorded)
     return seen
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 
 from mmat.models import AttentionWeights, SpatialAttentionNeck
-from mmat.models.taps import LastLayer, find_layer, gives_attention, tap
+from mmat.models.taps import EarlyExit, find_layer, gives_attention, tap
 
 
 class Backbone(nn.Module):
@@ -342,13 +342,13 @@ def test_inference_mode_works():
 # No further than needed
 
 def test_a_pass_ends_with_the_last_layer_that_is_read():
-    network, until, ran = Network(), LastLayer(), []
+    network, early_exit, ran = Network(), EarlyExit(), []
     network.backbone.pair.register_forward_hook(lambda *args: ran.append('pair'))
     network.backbone.group1.register_forward_hook(lambda *args: ran.append('group1'))
     outputs = []
     for _ in range(3):
         output = None
-        with tap(network, ['backbone.relu[1]', 'backbone.group0'], until=until) as taps:
+        with tap(network, ['backbone.relu[1]', 'backbone.group0'], early_exit=early_exit) as taps:
             output = network(X)
         outputs.append(output)
         with tap(network, ['backbone.relu[1]', 'backbone.group0']) as whole:
@@ -363,14 +363,14 @@ def test_a_pass_ends_with_the_last_layer_that_is_read():
 
 
 def test_a_pass_that_failed_has_not_counted():
-    network, until = Network(), LastLayer()
+    network, early_exit = Network(), EarlyExit()
     with pytest.raises(ValueError, match='was not run'):
-        with tap(network, ['backbone.unused'], until=until):
+        with tap(network, ['backbone.unused'], early_exit=early_exit):
             network(X)
     with pytest.raises(ZeroDivisionError):
-        with tap(network, ['backbone.group0'], until=LastLayer()):
+        with tap(network, ['backbone.group0'], early_exit=EarlyExit()):
             network(X)
             raise ZeroDivisionError
-    with tap(network, ['backbone.group0'], until=LastLayer()) as taps:
+    with tap(network, ['backbone.group0'], early_exit=EarlyExit()) as taps:
         network(X)
     assert torch.equal(taps['backbone.group0'], 2 * X)

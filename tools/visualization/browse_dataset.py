@@ -7,7 +7,7 @@ from mmengine.runner import set_random_seed
 
 from mmat.apis import command_line
 from mmat.models import build_network
-from mmat.models.seen import as_seen
+from mmat.models.denormalize import denormalize
 from mmat.models.targets import class_names, label_names
 from mmat.tooling import samples
 from mmat.tooling.arguments import add_config_arguments, read_config, write_figure, write_picture
@@ -50,7 +50,7 @@ def main():
     if args.mode != 'transformed':
         pictures['original'] = [samples.stored_in_rgb(picture, preprocessor) for picture in stored]
     if args.mode != 'original':
-        seen = as_seen(preprocessor, batch, training=args.phase == 'train')
+        seen = denormalize(preprocessor, batch, training=args.phase == 'train')
         pictures['transformed'] = list(seen.permute(0, 2, 3, 1).numpy())
     path = Path(args.out_dir) / f'{args.phase}_{args.mode}.png'
     titles = [f'{index}: {name}' if name else str(index) for index, name in zip(indices, names)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmat.apis import command_line, get_model
-from mmat.models.seen import as_seen
+from mmat.models.denormalize import denormalize
 from mmat.tooling.arguments import add_config_arguments, check_suffix, read_config, write_picture
 from mmat.tooling.comparison import compare_attention, pictures_from_dataset, pictures_from_files, read_teacher
 from mmat.tooling.samples import PHASES
@@ -61,7 +61,7 @@ def main():
     pictures, titles = pictures_from_files(config, args.images) if args.images else \
         pictures_from_dataset(config, args.split, args.number)
     first, _ = next(iter(networks.values()))
-    seen = as_seen(first.data_preprocessor, dict(inputs=pictures), training=False)
+    seen = denormalize(first.data_preprocessor, dict(inputs=pictures), training=False)
     write_picture(render_attention_grid(seen, compare_attention(networks, pictures), titles), args.out)
     print(f'wrote {args.out}')
 

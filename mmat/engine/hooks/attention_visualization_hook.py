@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mmat.models import Distiller, attention_layers, get_attention_maps
 from mmat.models.options import check_number
-from mmat.models.probe import evaluating
-from mmat.models.seen import as_seen
+from mmat.models.build_checks import eval_mode
+from mmat.models.denormalize import denormalize
 from mmat.models.taps import Layer, check_layers, find_layer
 from mmat.models.targets import class_names, label_names
 from mmat.registry import HOOKS
@@ -64,7 +64,7 @@ class AttentionVisualizationHook(Hook):
             self._check_layers(unwrap(runner.model))
             if is_main_process():
                 self._batch, self._titles = self._read(loop.dataloader)
-                self._images = as_seen(unwrap(runner.model).data_preprocessor, dict(inputs=self._batch))
+                self._images = denormalize(unwrap(runner.model).data_preprocessor, dict(inputs=self._batch))
         if runner.iter == 0:
             self._draw(runner, 0)
 
@@ -98,7 +98,7 @@ class AttentionVisualizationHook(Hook):
     @master_only
     def _draw(self, runner, step: int) -> None:
         model = unwrap(runner.model)
-        with evaluating(model):
+        with eval_mode(model):
             picture = render_attention_grid(self._images, self._attention(model), self._titles)
             runner.visualizer.add_image('attention', picture, step)
 

@@ -14,7 +14,7 @@ from ..taps import Layer, find_layer
 from .schedule import WeightSchedule
 
 
-def distinct(names: Sequence[str]) -> List[str]:
+def unique_names(names: Sequence[str]) -> List[str]:
     """The names in order, each that stood before numbered until it is free: ``at, at`` becomes ``at, at_2``."""
     result = []
     for name in names:
@@ -144,7 +144,7 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
                 label = f'{layer}-{self.teacher_layers[index]}'
             # Every logged key that contains 'loss' is summed by mmengine, also a raw value's.
             labels.append(str(index) if 'loss' in label else label)
-        return distinct(labels)
+        return unique_names(labels)
 
     def resolve_student(self, student: nn.Module) -> None:
         """Turn the student's layers into module paths; raises as :func:`find_layer` does."""
@@ -183,7 +183,7 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
             raw = {'': raw}
         log = {}
         # mmengine sums whatever has 'loss' in its name, also a raw value.
-        for label, value in zip(distinct([re.sub('_?loss_?', '', label) for label in raw]), raw.values()):
+        for label, value in zip(unique_names([re.sub('_?loss_?', '', label) for label in raw]), raw.values()):
             label = f'{self.name}.{label}' if label else self.name
             log[f'loss_{label}'] = self.factor * value
             log[label] = value.detach()

@@ -13,10 +13,10 @@ from mmat.registry import MODELS
 from mmat.utils.rng import preserve_rng_state
 
 from ..at_heads import BaseATHead
-from ..at_heads.base import GRADIENTS, distinct
+from ..at_heads.base import GRADIENTS, unique_names
 from ..build import build_network
-from ..observe import find_logits, observe
-from ..probe import check_input_gradient, output_shapes
+from ..collect_outputs import collect_outputs, find_logits
+from ..build_checks import check_input_gradient, output_shapes
 from .teacher import Teacher, read_by
 
 _DISAGREE = "heads disagree on the weight that the student's own losses have beside them (1 - alpha)"
@@ -73,7 +73,7 @@ class Distiller(BaseModel):
         with preserve_rng_state():
             self.at_heads = nn.ModuleList(
                 head if isinstance(head, nn.Module) else MODELS.build(head) for head in at_heads)
-        for head, name in zip(self.at_heads, distinct([head.name for head in self.at_heads])):
+        for head, name in zip(self.at_heads, unique_names([head.name for head in self.at_heads])):
             head.check_wants()
             head.resolve_student(student)
             head.name = name
@@ -176,7 +176,7 @@ class Distiller(BaseModel):
             readers = [head for head in self.at_heads if head.needs_teacher]
             digests = teacher(inputs, data_samples, readers, self.data_preprocessor) if readers else []
             digests = dict(zip(readers, digests))
-            losses, student_outputs = observe(
+            losses, student_outputs = collect_outputs(
                 self.student, inputs, data_samples, read_by(self.at_heads, 'student_layers'),
                 read_by(self.at_heads, 'student_wants'), 'student',
                 create_graph=any(head.learns for head in gradient_heads))

@@ -11,8 +11,8 @@ from mmat.utils.zoo import find_weights
 
 from ..at_heads.base import GRADIENTS, BaseATHead, NetworkOutputs
 from ..build import build_network, network_config
-from ..observe import observe
-from ..taps import LastLayer
+from ..collect_outputs import collect_outputs
+from ..taps import EarlyExit
 
 _UNKNOWN = object()
 
@@ -54,7 +54,7 @@ class Teacher:
         self._device = torch.device('cpu')
         self._applied = []
         self._renormalization = _UNKNOWN
-        self._until = {}
+        self._early_exits = {}
 
     @classmethod
     def of(cls, teacher: Union[dict, str, nn.Module]) -> 'Teacher':
@@ -144,9 +144,9 @@ class Teacher:
             self._renormalization = renormalization(preprocessor, network.data_preprocessor)
         needs_loss = any(quantity in GRADIENTS for quantity in wants)
         with torch.no_grad():
-            _, outputs = observe(network, inputs, data_samples, layers, wants, 'teacher',
+            _, outputs = collect_outputs(network, inputs, data_samples, layers, wants, 'teacher',
                                  mode='loss' if needs_loss else 'tensor', transform=self._renormalize,
-                                 until=self._until.setdefault((*layers, *wants), LastLayer()))
+                                 early_exit=self._early_exits.setdefault((*layers, *wants), EarlyExit()))
             return [head.digest(outputs) for head in heads]
 
     def _renormalize(self, images: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def _networks(group: Group, content: Content) -> Dict[str, Run]:
 def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps) -> None:
     # Here: these take seconds to import, and a table of which nothing is done needs none of them.
     from mmat.apis import get_model
-    from mmat.models.seen import as_seen
+    from mmat.models.denormalize import denormalize
     from mmat.tooling.comparison import compare_attention
     models = {}
     for label, run in networks.items():
@@ -91,7 +91,7 @@ def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps
         config.merge_from_dict(run.options)  # such as where the data lies
         images, titles = _images(config, pictures)
         first, _ = next(iter(models.values()))
-        shown = as_seen(first.data_preprocessor, dict(inputs=images))
+        shown = denormalize(first.data_preprocessor, dict(inputs=images))
         attention = compare_attention(models, images)
         maps.png, maps.width, maps.height = _render(shown, attention, titles)
     except Exception as error:  # each dataset has its own way of not being there

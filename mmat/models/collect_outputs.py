@@ -11,7 +11,7 @@ from mmat.attention import input_gradient
 from mmat.utils.rng import get_rng_state, preserve_rng_state, set_rng_state
 
 from .at_heads.base import GRADIENTS, NetworkOutputs
-from .taps import LastLayer, tap
+from .taps import EarlyExit, tap
 from .targets import read_targets
 
 # Where networks keep what gives their logits: mmpretrain's classifiers, its wrapper around timm's.
@@ -32,7 +32,7 @@ def find_logits(network: nn.Module, owner: str = 'model') -> str:
                      f'{[name for name, _ in network.named_children()]}')
 
 
-def observe(network: nn.Module,
+def collect_outputs(network: nn.Module,
             inputs: Tensor,
             data_samples: Optional[list],
             layers: Sequence[str],
@@ -41,7 +41,7 @@ def observe(network: nn.Module,
             mode: str = 'loss',
             create_graph: bool = False,
             transform=None,
-            until: Optional[LastLayer] = None) -> Tuple[Union[Dict[str, Tensor], Tensor], NetworkOutputs]:
+            early_exit: Optional[EarlyExit] = None) -> Tuple[Union[Dict[str, Tensor], Tensor], NetworkOutputs]:
     """Run a network and collect what heads want of it.
 
     Args:
@@ -56,7 +56,7 @@ def observe(network: nn.Module,
             False.
         transform (callable, optional): Applied to the images before the network; gradients are with respect to the
             images before it. Defaults to None.
-        until (LastLayer, optional): See :func:`mmat.models.taps.tap`; without effect where the whole pass is needed.
+        early_exit (EarlyExit, optional): See :func:`mmat.models.taps.tap`; without effect where the whole pass is needed.
             Defaults to None.
 
     Returns:
@@ -75,9 +75,9 @@ def observe(network: nn.Module,
     # Gradients are wanted of a teacher and in validation too.
     with torch.set_grad_enabled(wants_gradient or keeps_graph):
         if wants_gradient:
-            inputs, until = inputs.detach().requires_grad_(), None
+            inputs, early_exit = inputs.detach().requires_grad_(), None
         output = None
-        with tap(network, [*layers, *([logits] if logits else [])], owner, until) as features:
+        with tap(network, [*layers, *([logits] if logits else [])], owner, early_exit) as features:
             output = network(transform(inputs), data_samples, mode=mode)
         values = {}
         if 'input_gradient' in wants:

@@ -3,7 +3,7 @@ import torch.nn as nn
 from torch import Tensor
 
 
-def as_seen(preprocessor: nn.Module, batch: dict, training: bool = False) -> Tensor:
+def denormalize(preprocessor: nn.Module, batch: dict, training: bool = False) -> Tensor:
     """A batch after a network's data preprocessor, its normalisation undone.
 
     Args:

@@ -5,7 +5,7 @@ from mmengine.model import BaseModel
 
 from mmat.datasets import BatchedSamples
 from mmat.models import build_network
-from mmat.models.observe import find_logits, observe
+from mmat.models.collect_outputs import collect_outputs, find_logits
 
 
 class Linear(BaseModel):
@@ -34,7 +34,7 @@ def test_logits_of_an_image_classifier_are_its_prediction(network_config):
     assert find_logits(network) == 'head'
     inputs, labels = torch.rand(2, 3, 8, 8), torch.tensor([1, 2])
     for mode in ('loss', 'tensor'):
-        _, outputs = observe(network, inputs, BatchedSamples(labels), [], ['logits'], 'student', mode)
+        _, outputs = collect_outputs(network, inputs, BatchedSamples(labels), [], ['logits'], 'student', mode)
         assert torch.equal(outputs.logits, network(inputs))
 
 
@@ -43,7 +43,7 @@ def test_logits_of_a_timm_classifier():
     network = build_network(dict(type='mmpretrain.TimmClassifier', model_name='resnet18', num_classes=10)).eval()
     assert find_logits(network) == 'model'
     inputs = torch.rand(1, 3, 64, 64)
-    _, outputs = observe(network, inputs, None, [], ['logits'], 'student', 'tensor')
+    _, outputs = collect_outputs(network, inputs, None, [], ['logits'], 'student', 'tensor')
     assert torch.equal(outputs.logits, network(inputs))
 
 
@@ -63,14 +63,14 @@ def test_a_network_without_logits_is_refused(children):
 # One pass
 
 def test_only_what_is_wanted_is_given():
-    losses, outputs = observe(Linear(), X, None, [], [], 'student')
+    losses, outputs = collect_outputs(Linear(), X, None, [], [], 'student')
     assert set(losses) == {'loss_all', 'accuracy'}
     assert vars(outputs) == dict(
         features={}, logits=None, targets=None, input_gradient=None, flipped_input_gradient=None, maps={})
 
 
 def test_a_layer_and_the_logits_may_be_one():
-    _, outputs = observe(Linear(), X, None, ['model'], ['logits'], 'student')
+    _, outputs = collect_outputs(Linear(), X, None, ['model'], ['logits'], 'student')
     assert torch.equal(outputs.logits, 2 * X) and torch.equal(outputs.features['model'], 2 * X)
 
 
@@ -79,7 +79,7 @@ def test_a_layer_and_the_logits_may_be_one():
 def test_gradients_by_hand(create_graph, enabled):
     # Of the loss alone, not of what else is logged; the flip is of the last axis.
     with torch.set_grad_enabled(enabled):
-        _, outputs = observe(Linear(), X, None, [], ['input_gradient', 'flipped_input_gradient'], 'student',
+        _, outputs = collect_outputs(Linear(), X, None, [], ['input_gradient', 'flipped_input_gradient'], 'student',
                              create_graph=create_graph)
     flipped = 4 * torch.tensor([3., 2., 1.]) * X
     for result, expected in ((outputs.input_gradient, J), (outputs.flipped_input_gradient, flipped)):
@@ -89,7 +89,7 @@ def test_gradients_by_hand(create_graph, enabled):
 
 
 def test_gradients_are_with_respect_to_the_images_before_the_transform():
-    _, outputs = observe(Linear(), X, None, ['model'], ['input_gradient', 'flipped_input_gradient'], 'teacher',
+    _, outputs = collect_outputs(Linear(), X, None, ['model'], ['input_gradient', 'flipped_input_gradient'], 'teacher',
                          transform=lambda images: images * torch.tensor([1., 2., 4.]) + 1)
     transform = torch.tensor([1., 2., 4.])
     factors = 4 * torch.tensor([1., 2., 3.])

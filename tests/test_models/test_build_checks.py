@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from mmat.models.probe import check_input_gradient, output_shapes
+from mmat.models.build_checks import check_input_gradient, output_shapes
 
 
 class Picky(nn.Module):

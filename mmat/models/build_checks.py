@@ -15,7 +15,7 @@ _SIZES = (32, 64, 224)
 
 
 @contextmanager
-def evaluating(network: nn.Module):
+def eval_mode(network: nn.Module):
     """In eval mode, every module, and then each back in its own; random states are left as they were."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -56,7 +56,7 @@ def output_shapes(network: nn.Module, layers: Sequence[str], owner: str) -> Dict
     Raises:
         ValueError: The network runs on none, or as :func:`mmat.models.taps.tap`.
     """
-    with evaluating(network), torch.no_grad():
+    with eval_mode(network), torch.no_grad():
         try:
             inputs, _ = _run(network)
         except Exception as error:
@@ -85,7 +85,7 @@ def check_input_gradient(network: nn.Module, owner: str, twice: bool) -> None:
     if twice and not parameters:
         raise ValueError(f'a head that reads input gradients has nothing to train: {name} is frozen, none of its '
                          'parameters requires a gradient')
-    with evaluating(network), torch.enable_grad():
+    with eval_mode(network), torch.enable_grad():
         try:
             inputs, output = _run(network, requires_grad=True)
         except Exception:
