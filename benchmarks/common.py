@@ -255,7 +255,7 @@ def record(rows: Sequence[dict]) -> None:
         SystemExit: Code differs from the commit: another could not measure the same.
     """
     from mmat.reproduce.provenance import describe_code, describe_hardware
-    from mmat.utils.files import write_whole
+    from mmat.utils.files import write_atomic
     script = 'python', f'benchmarks/{Path(sys.argv[0]).name}'
     where = dict(commit=_commit(), hardware=describe_hardware(),
                  software=', '.join(f'{name} {version}' for name, version in describe_code()['versions'].items()),
@@ -267,7 +267,7 @@ def record(rows: Sequence[dict]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
     writer.writeheader()
     writer.writerows(merged.values())
-    write_whole(SPEED, text.getvalue().encode())
+    write_atomic(SPEED, text.getvalue().encode())
 
 
 def read_speed() -> List[dict]:

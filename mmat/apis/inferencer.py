@@ -27,9 +27,9 @@ from mmat.models.taps import Layer, check_layers, find_layer, gives_attention, t
 from mmat.utils.zoo import list_models
 from mmat.visualization import render_attention_grid, short_names
 
+from .image_pipeline import build_image_pipeline
+from .images import Source, list_images, read_image, unique_stems
 from .model import get_model, load_pretrained
-from .pictures import Source, distinct_names, list_pictures, read_picture
-from .pipeline import picture_pipeline
 
 
 class AttentionInferencer(ImageClassificationInferencer):
@@ -154,10 +154,10 @@ class AttentionInferencer(ImageClassificationInferencer):
         return samples if return_datasamples else results
 
     def _inputs_to_list(self, inputs) -> List[Source]:
-        return list_pictures(inputs)
+        return list_images(inputs)
 
     def _init_pipeline(self, cfg: Config) -> Callable[[np.ndarray], dict]:
-        pipeline, self._is_bgr = picture_pipeline(cfg)
+        pipeline, self._is_bgr = build_image_pipeline(cfg)
         return pipeline
 
     def preprocess(self, inputs: List[Source], batch_size: int = 1) -> Iterator[dict]:
@@ -171,7 +171,7 @@ class AttentionInferencer(ImageClassificationInferencer):
 
     def _prepare(self, source: Source, index: int) -> dict:
         try:
-            image = read_picture(source)
+            image = read_image(source)
         except (TypeError, ValueError) as error:
             if isinstance(source, str):
                 raise
@@ -229,7 +229,7 @@ class AttentionInferencer(ImageClassificationInferencer):
 
     def _picture_files(self, folder: Path, sources: List[Source]) -> List[Path]:
         """Where to draw each picture: never over one that is to be looked at."""
-        files = [folder / f'{name}.png' for name in distinct_names(sources)]
+        files = [folder / f'{name}.png' for name in unique_stems(sources)]
         given = {Path(source).resolve() for source in sources if isinstance(source, str) and '://' not in source}
         over = [str(file) for file in files if file.resolve() in given]
         if over:

@@ -7,8 +7,8 @@ from typing import Dict, Sequence
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmat.engine.round_robin import import_greenlet
 from mmat.engine.seed_group import train_together
-from mmat.engine.turns import find_greenlet
 from mmat.models.build import network_config
 from mmat.utils.checkpoint import read_checkpoint
 from mmat.utils.work_dirs import common_checkpoint
@@ -66,7 +66,7 @@ def check_seeds(config: Config, seeds: Sequence[int]) -> None:
             of which only the last is kept.
         ImportError: greenlet is not installed.
     """
-    find_greenlet()
+    import_greenlet()
     twice = [seed for seed, times in Counter(seeds).items() if times > 1]
     if twice:
         raise ValueError(f'--seeds has {twice[0]} more than once')

@@ -3,7 +3,7 @@ from typing import Dict
 
 from torch import Tensor
 
-from mmat.utils.checkpoint import bare_keys
+from mmat.utils.checkpoint import strip_module_prefix
 
 from .renaming import BN, rename
 
@@ -48,7 +48,7 @@ def convert_learn_to_pay_attention(state: Dict[str, Tensor]) -> Dict[str, Tensor
     Raises:
         ValueError: Weights that the network does not have, or that are missing.
     """
-    state = bare_keys(state)
+    state = strip_module_prefix(state)
     keys = _key_map(attention='projector.op.weight' in state)
     return rename(state, keys, 'a LearnToPayAttention network (conv_block1 to conv_block6, dense, classify, perhaps '
                   'projector and attn1 to attn3)')

@@ -3,7 +3,7 @@ from typing import Dict
 
 from torch import Tensor
 
-from mmat.utils.checkpoint import bare_keys
+from mmat.utils.checkpoint import strip_module_prefix
 
 # What timm's models call their classifier.
 _CLASSIFIERS = ('fc', 'classifier', 'head.fc', 'head')
@@ -27,7 +27,7 @@ def convert_timm(state: Dict[str, Tensor], wrapper: str = 'TimmClassifier') -> D
     Raises:
         ValueError: Another wrapper, or no single linear classifier to be told from the rest of the weights.
     """
-    state = bare_keys(state)
+    state = strip_module_prefix(state)
     if wrapper == 'TimmClassifier':
         return state
     if wrapper != 'TIMMBackbone':

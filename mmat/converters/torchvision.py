@@ -4,7 +4,7 @@ from typing import Dict
 
 from torch import Tensor
 
-from mmat.utils.checkpoint import bare_keys
+from mmat.utils.checkpoint import strip_module_prefix
 
 from .renaming import BN, count_blocks, rename
 from .resnet import resnet_convs
@@ -22,7 +22,7 @@ def convert_torchvision(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
     Raises:
         ValueError: Weights that the network does not have, or that are missing.
     """
-    state = bare_keys(state)
+    state = strip_module_prefix(state)
     keys = _resnet_keys(state) if 'layer1.0.conv1.weight' in state else _vgg_keys(state)
     return rename(state, keys, 'a ResNet (conv1, layer1 to layer4, fc) or VGG (features, classifier) of torchvision')
 

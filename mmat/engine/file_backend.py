@@ -4,7 +4,7 @@ from typing import Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from mmat.utils.files import write_whole
+from mmat.utils.files import write_atomic
 
 
 class AtomicBackend(LocalBackend):
@@ -14,7 +14,7 @@ class AtomicBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-        write_whole(filepath, obj)
+        write_atomic(filepath, obj)
 
 
 register_backend('mmat.atomic', AtomicBackend, force=True)

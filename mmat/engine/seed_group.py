@@ -13,7 +13,7 @@ from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import get_rng_state, set_rng_state
 
 from .hooks import DistillationHook
-from .turns import Turns
+from .round_robin import Turns
 
 
 def train_together(seeds: Sequence[int], make: Callable[[int], Runner]) -> Dict[int, Runner]:

@@ -10,7 +10,7 @@ from typing import Dict, List, Optional, Sequence
 
 from mmengine.config import Config
 
-from mmat.utils.files import write_whole
+from mmat.utils.files import write_atomic
 from mmat.utils.zoo import find_config
 
 from .metafile import read_yaml, set_training
@@ -143,14 +143,14 @@ def land(table: Table, root: Path, weights: Optional[Sequence[str]] = None) -> L
 
         for config, row in published.items():
             for file in (Path(folder) / config / row['file'], log_of(Path(folder) / config / row['file'])):
-                write_whole(root / FOLDER / file.name, file.read_bytes())
+                write_atomic(root / FOLDER / file.name, file.read_bytes())
             lines.append(f'{config}: seed {row["seed"]}, {row["bytes"]:,} bytes in {row["precision"]}, '
                          f'accuracy {row["accuracy"]} %: {FOLDER}/{row["file"]}')
     write_csv(table.rows, root / 'results' / f'{table.name}.csv')
     if index or gone:
-        write_whole(root / FOLDER / 'index.csv', index_text(index).encode())
+        write_atomic(root / FOLDER / 'index.csv', index_text(index).encode())
     for path, text in metafiles.items():
-        write_whole(path, text.encode())
+        write_atomic(path, text.encode())
     for row in gone:
         if row['file'] not in {each['file'] for each in index}:
             (root / FOLDER / row['file']).unlink(missing_ok=True)

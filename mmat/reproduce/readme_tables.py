@@ -19,7 +19,7 @@ from typing import List, Sequence
 
 from mmengine.config import Config
 
-from mmat.utils.files import write_whole
+from mmat.utils.files import write_atomic
 from mmat.utils.zoo import find_config, zoo_root
 
 from .results import batches_words, read_csv, summarise
@@ -48,7 +48,7 @@ def update(root: Path, write: bool = True) -> List[Path]:
     changed = {page: text for page, before in pages.items() if (text := fill(before, page, root)) != before}
     if write:
         for page, text in changed.items():
-            write_whole(page, text.encode())
+            write_atomic(page, text.encode())
     return list(changed)
 
 

@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence, Union
 
 from mmengine.config import Config
 
-from mmat.utils.files import write_whole
+from mmat.utils.files import write_atomic
 from mmat.utils.zoo import find_config
 
 from .recipe import name_of
@@ -121,7 +121,7 @@ def write_csv(rows: Sequence[dict], path: Union[str, Path]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode())
 
 
 def read_csv(path: Union[str, Path]) -> List[dict]:

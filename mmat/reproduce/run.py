@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from mmat.utils.files import write_whole
+from mmat.utils.files import write_atomic
 from mmat.utils.zoo import zoo_root
 
 
@@ -259,4 +259,4 @@ def read_json(path: Path) -> Optional[dict]:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a file that is whole or not there."""
-    write_whole(path, json.dumps(content, indent=1).encode())
+    write_atomic(path, json.dumps(content, indent=1).encode())

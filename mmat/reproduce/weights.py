@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmat.tooling.logs import read_log
 from mmat.tooling.publish import publish_checkpoint
-from mmat.utils.files import write_whole
+from mmat.utils.files import write_atomic
 from mmat.utils.zoo import find_config, sha256_of, zoo_root
 
 from .run import Run
@@ -102,8 +102,8 @@ def publish_run(run: Run, row: dict, results: str, folder: Path) -> dict:
     if size > MAX_BYTES:
         raise TooLarge(f'{run.name}: {size:,} bytes in {precision}, more than the {MAX_BYTES:,} that a checkpoint in '
                        'the repository may have')
-    write_whole(folder / path.name, path.read_bytes())
-    write_whole(log_of(folder / path.name), log_text(run).encode())
+    write_atomic(folder / path.name, path.read_bytes())
+    write_atomic(log_of(folder / path.name), log_text(run).encode())
     return dict(file=path.name, sha256=sha256_of(path), bytes=size, precision=precision, accuracy=accuracy,
                 config=run.name, seed=run.seed, results=results, checkpoint_sha256=row['checkpoint_sha256'])
 

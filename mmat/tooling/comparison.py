@@ -6,8 +6,8 @@ import torch.nn as nn
 from mmengine.config import Config
 from torch import Tensor
 
-from mmat.apis.pictures import distinct_names, list_pictures, read_picture
-from mmat.apis.pipeline import picture_pipeline
+from mmat.apis.image_pipeline import build_image_pipeline
+from mmat.apis.images import list_images, read_image, unique_stems
 from mmat.models import get_attention_maps
 from mmat.models.distillers import Teacher
 from mmat.models.taps import Layer
@@ -21,7 +21,7 @@ def pictures_from_files(config: Config, paths: Sequence[str]) -> Tuple[Tensor, L
     """Pictures after the test pipeline of a config.
 
     Args:
-        config (Config): See :func:`mmat.apis.pipeline.picture_pipeline`.
+        config (Config): See :func:`mmat.apis.image_pipeline.build_image_pipeline`.
         paths (Sequence[str]): Files, URLs, folders of pictures.
 
     Returns:
@@ -31,9 +31,9 @@ def pictures_from_files(config: Config, paths: Sequence[str]) -> Tuple[Tensor, L
         FileNotFoundError, OSError, ValueError: A picture that is not there or cannot be read, or pictures that the
             pipeline leaves at different sizes.
     """
-    pipeline, _ = picture_pipeline(config)
-    sources = list_pictures(list(paths))
-    return _stack([pipeline(read_picture(source))['inputs'] for source in sources]), distinct_names(sources)
+    pipeline, _ = build_image_pipeline(config)
+    sources = list_images(list(paths))
+    return _stack([pipeline(read_image(source))['inputs'] for source in sources]), unique_stems(sources)
 
 
 def pictures_from_dataset(config: Config, phase: str, count: int) -> Tuple[Tensor, List[str]]:

@@ -8,7 +8,7 @@ import torch.nn as nn
 from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmat.apis.pipeline import picture_pipeline
+from mmat.apis.image_pipeline import build_image_pipeline
 from mmat.models.build_checks import eval_mode
 
 
@@ -72,7 +72,7 @@ def image_size(config: Config) -> Tuple[int, int]:
     Raises:
         ValueError: It does not tell.
     """
-    pipeline, _ = picture_pipeline(config)
+    pipeline, _ = build_image_pipeline(config)
     # What a picture that is wide becomes, and one that is high.
     sizes = {tuple(pipeline(np.zeros((height, width, 3), np.uint8))['inputs'].shape[-2:])
              for height, width in ((375, 500), (500, 375))}

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmat.engine import AtomicBackend
 from mmat.models import build_network, network_config
-from mmat.utils.checkpoint import bare_keys, load_state, read_checkpoint
+from mmat.utils.checkpoint import load_state, read_checkpoint, strip_module_prefix
 from mmat.version import __version__
 
 # What is taken over from the checkpoint's `meta`, where it is there.
@@ -80,12 +80,12 @@ def _weights(checkpoint: dict, ema: bool, source: str) -> OrderedDict:
     if not isinstance(state, dict) or not state or not all(
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise ValueError(f'{source} holds no state_dict')
-    state = bare_keys(state)
+    state = strip_module_prefix(state)
     if not ema:
         if 'ema_state_dict' not in checkpoint:
             raise ValueError(f'{source} is not of a run with averaged weights (EMA), so --no-ema has no meaning')
         # mmengine's EMAHook saves the averaged weights as `state_dict`, and those that were trained in their place.
-        state = {**state, **{key: value for key, value in bare_keys(checkpoint['ema_state_dict']).items()
+        state = {**state, **{key: value for key, value in strip_module_prefix(checkpoint['ema_state_dict']).items()
                              if key in state}}
     # Of views, torch saves all that they look into, and of strides what they happen to be.
     return OrderedDict((key, value.detach().clone(memory_format=torch.contiguous_format))

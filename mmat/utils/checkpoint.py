@@ -136,7 +136,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def bare_keys(state: dict) -> dict:
+def strip_module_prefix(state: dict) -> dict:
     """A state dict without the ``module.`` that such a wrapper puts before its names."""
     return {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
 
@@ -159,7 +159,7 @@ def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
     state = checkpoint.get('state_dict', checkpoint)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f'checkpoint {str(path)!r} holds no state_dict')
-    load_state(model, bare_keys(state), f'checkpoint {str(path)!r}')
+    load_state(model, strip_module_prefix(state), f'checkpoint {str(path)!r}')
     return checkpoint
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Union
 
 
-def write_whole(path: Union[str, Path], content: bytes) -> None:
+def write_atomic(path: Union[str, Path], content: bytes) -> None:
     """Write a file beside its place and move it there when it is complete; folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from mmat.apis import command_line
 from mmat.converters import convert_timm
 from mmat.models import build_network, network_config
 from mmat.tooling.convert import converter_parser, write_converted
-from mmat.utils.checkpoint import bare_keys, load_state, read_checkpoint
+from mmat.utils.checkpoint import load_state, read_checkpoint, strip_module_prefix
 
 
 def check_outputs(config, state, converted, source):
@@ -34,7 +34,7 @@ def main():
     if args.config is None:
         raise ValueError('name a config of mmpretrain.TimmClassifier or mmpretrain.TIMMBackbone with --config')
     content = read_checkpoint(args.source)
-    state = bare_keys(content.get('state_dict', content))
+    state = strip_module_prefix(content.get('state_dict', content))
     config = network_config(args.config)
     wrapper = config.get('backbone', config)['type'].split('.')[-1]
     converted = convert_timm(state, wrapper)

@@ -8,9 +8,9 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from mmat.models import Distiller, attention_layers, get_attention_maps
-from mmat.models.options import check_number
 from mmat.models.build_checks import eval_mode
 from mmat.models.denormalize import denormalize
+from mmat.models.options import check_number
 from mmat.models.taps import Layer, check_layers, find_layer
 from mmat.models.targets import class_names, label_names
 from mmat.registry import HOOKS

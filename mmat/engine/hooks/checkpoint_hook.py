@@ -9,7 +9,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmat.registry import HOOKS
-from mmat.utils.checkpoint import bare_keys, unwrap
+from mmat.utils.checkpoint import strip_module_prefix, unwrap
 from mmat.utils.rng import get_rng_state, set_rng_state
 
 
@@ -123,7 +123,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 def _refuse_foreign_weights(runner, checkpoint: dict) -> None:
     """Stop where most of the model would begin untrained: mmengine only warns, however little of ``load_from`` fits."""
     model = unwrap(runner.model)
-    own, state = model.state_dict(), bare_keys(checkpoint.get('state_dict', checkpoint))
+    own, state = model.state_dict(), strip_module_prefix(checkpoint.get('state_dict', checkpoint))
     unfit = [key for key, value in own.items() if getattr(state.get(key), 'shape', None) != value.shape]
     if 2 * len(unfit) > len(own):
         raise ValueError(f'load_from {runner._load_from!r} is of another network: of {len(own)} weights of '

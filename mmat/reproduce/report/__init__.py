@@ -4,7 +4,7 @@ from typing import Dict, List
 
 from mmengine.config import Config
 
-from mmat.utils.files import write_whole
+from mmat.utils.files import write_atomic
 
 from ..results import batches_words, write_csv
 from ..run import Run
@@ -37,12 +37,12 @@ def write_report(name: str, recipe: Config, runs: Dict[str, List[Run]], work_dir
     for group in content.groups:
         # Those that the Markdown shows.
         if group.has_curves:
-            write_whole(work_dir / f'curves{group.suffix}.svg', draw_file(group, content.measure).encode())
+            write_atomic(work_dir / f'curves{group.suffix}.svg', draw_file(group, content.measure).encode())
         if maps[group].png:
-            write_whole(work_dir / f'attention{group.suffix}.png', maps[group].png)
+            write_atomic(work_dir / f'attention{group.suffix}.png', maps[group].png)
     write_csv(content.measured, numbers)
-    write_whole(text, render_markdown(content, maps).encode())
-    write_whole(page, render_html(content, maps).encode())
+    write_atomic(text, render_markdown(content, maps).encode())
+    write_atomic(page, render_html(content, maps).encode())
     return [page, text, numbers]
 
 

@@ -17,15 +17,15 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '
 _FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')
 
 
-def list_pictures(inputs: Union[Source, Sequence[Source]]) -> List[Source]:
+def list_images(inputs: Union[Source, Sequence[Source]]) -> List[Source]:
     """One picture an entry: a folder becomes its pictures, sorted by name, those of its subfolders not among them.
 
     Args:
-        inputs (str | PathLike | ndarray | Image | Sequence): A picture, see :func:`read_picture`, a folder, or a list
+        inputs (str | PathLike | ndarray | Image | Sequence): A picture, see :func:`read_image`, a folder, or a list
             of these.
 
     Returns:
-        list: Pictures that :func:`read_picture` takes.
+        list: Pictures that :func:`read_image` takes.
 
     Raises:
         FileNotFoundError: A path that is not there; the message names the nearest.
@@ -65,7 +65,7 @@ def _list_path(path: Path) -> List[str]:
     return [str(path)]
 
 
-def read_picture(source: Source) -> np.ndarray:
+def read_image(source: Source) -> np.ndarray:
     """A picture as an array, whatever its kind: grey, with a palette or transparency (which is left out), 16 bits.
 
     Args:
@@ -114,7 +114,7 @@ def _as_bgr(picture: Image.Image, name: str) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(picture.convert('RGB'))[..., ::-1])
 
 
-def distinct_names(sources: Sequence[Source]) -> List[str]:
+def unique_stems(sources: Sequence[Source]) -> List[str]:
     """A name for what is drawn of each picture: its file's without suffix, or its number; numbered where not unique."""
     names, taken = [], set()
     for index, source in enumerate(sources):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmat.apis.pictures import distinct_names, list_pictures, read_picture
+from mmat.apis.images import list_images, read_image, unique_stems
 
 # Left half red, right half blue, RGB.
 RED_BLUE = np.zeros((4, 6, 3), np.uint8)
@@ -27,14 +27,14 @@ def test_colours_arrive_as_bgr(mode, as_file, tmp_path):
     picture = Image.fromarray(RED_BLUE).convert(mode)
     if as_file:
         picture.save(tmp_path / 'a.png')
-    found = read_picture(str(tmp_path / 'a.png') if as_file else picture)
+    found = read_image(str(tmp_path / 'a.png') if as_file else picture)
     assert found.dtype == np.uint8 and found.shape == (4, 6, 3)
     assert found[0, 0].tolist() == [0, 0, 255] and found[0, 5].tolist() == [255, 0, 0]
 
 
 def test_an_array_is_taken_as_it_is():
-    assert np.array_equal(read_picture(RED_BLUE), RED_BLUE)
-    view = read_picture(RED_BLUE[::-1, :, ::-1])
+    assert np.array_equal(read_image(RED_BLUE), RED_BLUE)
+    view = read_image(RED_BLUE[::-1, :, ::-1])
     assert np.array_equal(view, RED_BLUE[::-1, :, ::-1]) and view.flags.c_contiguous
 
 
@@ -48,31 +48,31 @@ def test_an_array_is_taken_as_it_is():
 def test_grey_becomes_three_channels(picture, expected, tmp_path):
     picture.save(tmp_path / 'a.png')
     for source in (picture, str(tmp_path / 'a.png')):
-        found = read_picture(source)
+        found = read_image(source)
         assert found.shape == (3, 5, 3) and (found == expected).all()
 
 
 def test_16_bits_in_32():
-    assert (read_picture(Image.fromarray(np.full((3, 5), 25700, np.int32))) == 100).all()
+    assert (read_image(Image.fromarray(np.full((3, 5), 25700, np.int32))) == 100).all()
 
 
 @pytest.mark.filterwarnings('error')
 def test_a_palette_with_transparency(tmp_path):
     picture = Image.fromarray(RED_BLUE).convert('P')
     picture.save(tmp_path / 'a.png', transparency=bytes([0] * 256))
-    assert read_picture(str(tmp_path / 'a.png'))[0, 0].tolist() == [0, 0, 255]
+    assert read_image(str(tmp_path / 'a.png'))[0, 0].tolist() == [0, 0, 255]
 
 
 def test_a_photograph_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(RED_BLUE).save(tmp_path / 'a.png', exif=exif)
-    assert read_picture(str(tmp_path / 'a.png'))[0, 0].tolist() == [255, 0, 0]
+    assert read_image(str(tmp_path / 'a.png'))[0, 0].tolist() == [255, 0, 0]
 
 
 def test_a_jpeg_by_any_name(tmp_path):
     Image.new('RGB', (8, 8), (200, 0, 0)).save(tmp_path / 'a.png', 'JPEG')
-    assert abs(read_picture(str(tmp_path / 'a.png')).astype(int) - [0, 0, 200]).max() < 5
+    assert abs(read_image(str(tmp_path / 'a.png')).astype(int) - [0, 0, 200]).max() < 5
 
 
 @pytest.mark.parametrize('content', [b'', b'not a picture', png(Image.effect_noise((40, 40), 50))[:700],
@@ -80,7 +80,7 @@ def test_a_jpeg_by_any_name(tmp_path):
 def test_a_file_that_is_no_picture(content, tmp_path):
     (tmp_path / 'a.png').write_bytes(content)
     with pytest.raises(ValueError) as error:
-        read_picture(str(tmp_path / 'a.png'))
+        read_image(str(tmp_path / 'a.png'))
     message = str(error.value)
     assert message.startswith(repr(str(tmp_path / 'a.png'))) and 'cannot be read as a picture' in message
     assert '\n' not in message
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_picture(content, tmp_path):
 def test_a_file_of_floats(tmp_path):
     Image.fromarray(np.zeros((3, 3), np.float32)).save(tmp_path / 'a.tif')
     with pytest.raises(ValueError, match="a.tif' must have pixels of 8 or 16 bits, got mode 'F'"):
-        read_picture(str(tmp_path / 'a.tif'))
+        read_image(str(tmp_path / 'a.tif'))
 
 
 @pytest.mark.parametrize('array, found', [
@@ -102,13 +102,13 @@ def test_a_file_of_floats(tmp_path):
 ])
 def test_an_array_of_another_kind(array, found):
     with pytest.raises(ValueError, match=rf'uint8 of shape \(H, W, 3\), BGR as mmcv.imread gives it, got {found}'):
-        read_picture(array)
+        read_image(array)
 
 
 @pytest.mark.parametrize('source', [3, None, {'img': 1}, b'bytes'])
 def test_something_else(source):
     with pytest.raises(TypeError, match=f'a path, a URL, an array .* or a PIL image, got {type(source).__name__}'):
-        read_picture(source)
+        read_image(source)
 
 
 def test_a_url(monkeypatch):
@@ -121,9 +121,9 @@ def test_a_url(monkeypatch):
         return io.BytesIO(png(Image.fromarray(RED_BLUE)))
 
     monkeypatch.setattr('mmengine.fileio.backends.http_backend.urlopen', urlopen)
-    assert read_picture('https://a.invalid/b.png')[0, 0].tolist() == [0, 0, 255]
+    assert read_image('https://a.invalid/b.png')[0, 0].tolist() == [0, 0, 255]
     with pytest.raises(OSError, match="picture 'https://nowhere.invalid/b.png' cannot be read: .*no such host"):
-        read_picture('https://nowhere.invalid/b.png')
+        read_image('https://nowhere.invalid/b.png')
     assert asked == ['https://a.invalid/b.png', 'https://nowhere.invalid/b.png']
 
 
@@ -139,15 +139,15 @@ def folder(tmp_path):
 
 def test_a_folder_is_its_pictures_by_name(folder):
     expected = [str(folder / 'A.JPG'), str(folder / 'b.png')]
-    assert list_pictures(folder) == list_pictures(str(folder)) == list_pictures([folder]) == expected
+    assert list_images(folder) == list_images(str(folder)) == list_images([folder]) == expected
 
 
 def test_a_list_keeps_its_order(folder):
     url = 'https://a.invalid/b.png'
-    found = list_pictures([folder / 'b.png', RED_BLUE, folder, url, str(folder / 'c.txt')])
+    found = list_images([folder / 'b.png', RED_BLUE, folder, url, str(folder / 'c.txt')])
     assert found[0] == str(folder / 'b.png') and found[1] is RED_BLUE
     assert found[2:] == [str(folder / 'A.JPG'), str(folder / 'b.png'), url, str(folder / 'c.txt')]
-    assert list_pictures(RED_BLUE)[0] is RED_BLUE and list_pictures(url) == [url]
+    assert list_images(RED_BLUE)[0] is RED_BLUE and list_images(url) == [url]
 
 
 @pytest.mark.parametrize('path, message', [
@@ -157,18 +157,18 @@ def test_a_list_keeps_its_order(folder):
 ])
 def test_a_path_that_is_not_there(path, message, folder):
     with pytest.raises(FileNotFoundError, match=message):
-        list_pictures([str(folder / 'b.png'), str(folder / path)])
+        list_images([str(folder / 'b.png'), str(folder / path)])
 
 
 def test_nothing_to_look_at(folder):
     (folder / 'empty').mkdir()
     with pytest.raises(ValueError, match=r"empty' holds no picture \(.jpg, .*\)$"):
-        list_pictures(folder / 'empty')
+        list_images(folder / 'empty')
     (folder / 'empty' / 'inside').mkdir()
     with pytest.raises(ValueError, match='holds no picture .*; name one of its subfolders: inside'):
-        list_pictures(str(folder / 'empty'))
+        list_images(str(folder / 'empty'))
     with pytest.raises(ValueError, match='the list is empty'):
-        list_pictures([])
+        list_images([])
 
 
 # Names
@@ -176,4 +176,4 @@ def test_nothing_to_look_at(folder):
 def test_names_are_distinct():
     sources = ['x/a.png', 'y/a.jpg', RED_BLUE, Path('z/A.png').as_posix(), 'https://b.invalid/q/a_2.png?size=3#x',
                'https://b.invalid/', 'some.dir/b.c.png']
-    assert distinct_names(sources) == ['a', 'a_2', '2', 'A_3', 'a_2_2', '5', 'b.c']
+    assert unique_stems(sources) == ['a', 'a_2', '2', 'A_3', 'a_2_2', '5', 'b.c']

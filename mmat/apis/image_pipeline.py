@@ -17,7 +17,7 @@ _LOADING = ('LoadImageFromFile', 'LoadImage')
 _MMPRETRAINS = dict(CIFAR10=(32, ['RGB']), CIFAR100=(32, ['RGB']), MNIST=(28, ['L']), FashionMNIST=(28, ['L']))
 
 
-def picture_pipeline(config: Config) -> Tuple[Callable[[np.ndarray], dict], bool]:
+def build_image_pipeline(config: Config) -> Tuple[Callable[[np.ndarray], dict], bool]:
     """The test pipeline of a config for pictures that are read already.
 
     It lacks the steps that load a file, and the bounding box that only a dataset knows. For images held in memory the

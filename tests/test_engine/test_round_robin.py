@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from mmat.engine.turns import Turns
+from mmat.engine.round_robin import Turns
 
 
 def test_in_the_order_given_one_step_each_and_who_ends_leaves_the_others():

@@ -6,7 +6,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from PIL import Image
 
-from mmat.apis.pipeline import picture_pipeline
+from mmat.apis.image_pipeline import build_image_pipeline
 from mmat.datasets import CIFAR10, Digits, InMemoryDataset
 from mmat.registry import DATASETS
 
@@ -20,7 +20,7 @@ class Secretive(InMemoryDataset):
 
 
 def pipeline(loader='test_dataloader', **dataset):
-    return picture_pipeline(Config({loader: dict(dataset=dataset)}))
+    return build_image_pipeline(Config({loader: dict(dataset=dataset)}))
 
 
 # Images held in memory
@@ -47,7 +47,7 @@ def test_a_picture_gets_the_size_of_the_dataset(dataset, size):
 def test_under_any_scope(dataset, scope):
     config = Config(dict(test_dataloader=dict(dataset=dataset), default_scope='mmpretrain'))
     with DefaultScope.overwrite_default_scope(scope):
-        prepare, _ = picture_pipeline(config)
+        prepare, _ = build_image_pipeline(config)
         assert prepare(NOISE)['inputs'].shape[0] == 3
 
 
@@ -127,7 +127,7 @@ def test_a_dataset_inside_another_and_a_validation_set():
 ])
 def test_a_config_that_does_not_tell(config, found):
     with pytest.raises(ValueError, match=rf'does not tell how a picture becomes .* \(it has {found}\)'):
-        picture_pipeline(Config(config))
+        build_image_pipeline(Config(config))
 
 
 def test_pillow_and_the_pipeline_agree_on_what_is_left(tmp_path):

@@ -3,7 +3,7 @@ from collections import deque
 from typing import Callable, Hashable, Mapping
 
 
-def find_greenlet():
+def import_greenlet():
     """The package of that name.
 
     Raises:
@@ -39,7 +39,7 @@ class Turns:
                 have ended.
             ImportError: greenlet is not installed.
         """
-        greenlet = find_greenlet()
+        greenlet = import_greenlet()
         self._home = greenlet.getcurrent()
         self._ring.extend(greenlet.greenlet(task) for task in tasks.values())
         try:
