@@ -8,10 +8,10 @@ import shlex
 from pathlib import Path
 
 from mmat.apis.launch import SettingsAction, command_line
-from mmat.reproduce.group import command_of, groups_of
-from mmat.reproduce.pool import DONE, devices_of, execute
+from mmat.reproduce.joint_runs import split_into_jobs, training_command
+from mmat.reproduce.pool import DONE, assign_devices, execute
 from mmat.reproduce.progress import failures, show_progress
-from mmat.reproduce.recipe import in_order, plan, read_recipe, table_name
+from mmat.reproduce.recipe import plan, read_recipe, table_name, training_order
 from mmat.reproduce.report import results_table, write_report
 from mmat.reproduce.requirements import downloads, missing
 from mmat.reproduce.slurm import execute_on_slurm
@@ -59,14 +59,14 @@ def main():
     processes = args.gpus_per_run or recipe.gpus_per_run
     runs = plan(recipe, work_dir, args.seeds, args.only, args.epochs_scale, args.gpus_per_run,
                 args.cfg_options, args.share_batches)
-    ordered = in_order(runs)
+    ordered = training_order(runs)
 
     lacking = [] if args.report else missing(ordered)
     if args.dry_run:
-        for group in groups_of(ordered):
+        for group in split_into_jobs(ordered):
             for run in group:
                 print(f'# {run.label}: ' + ('done' if run.result else 'running' if run.is_running else 'to be trained'))
-            print(shlex.join(command_of([run for run in group if not run.result] or group)))
+            print(shlex.join(training_command([run for run in group if not run.result] or group)))
         print('\n'.join(f'# missing: {each}' for each in lacking))
         return int(bool(lacking))
     if lacking:
@@ -78,7 +78,7 @@ def main():
         for each in downloads(ordered):
             print(each, flush=True)
         # On a cluster the devices are Slurm's.
-        devices = devices_of(args.jobs, args.gpus, processes) if args.executor == 'local' else []
+        devices = assign_devices(args.jobs, args.gpus, processes) if args.executor == 'local' else []
         try:
             with show_progress(recipe.title, len(devices) or args.jobs or len(ordered), recipe.measure) as watch:
                 if args.executor == 'slurm':

@@ -16,9 +16,9 @@ from typing import Callable, Optional, Sequence
 
 from mmat.utils.zoo import sha256_of
 
-from .group import command_of, groups_of, label_of
+from .joint_runs import joint_label, split_into_jobs, training_command
 from .provenance import describe_code, describe_hardware, describe_precision
-from .run import Run, open_run, read_json, trained_together, write_json
+from .run import Run, num_joint_runs, open_run, read_json, write_json
 
 # The exit status of what was told to stop, as a shell has it.
 _STOPPED = 128 + signal.SIGTERM
@@ -28,7 +28,7 @@ def carry_out(group: Sequence[Run], parent: Optional[int] = None) -> int:
     """Train what is left of a group, and write down what came out of each: ``result.json``, or ``failure.json``.
 
     Args:
-        group (Sequence[Run]): One of :func:`~mmat.reproduce.group.groups_of`. Of those that are done nothing happens.
+        group (Sequence[Run]): One of :func:`~mmat.reproduce.joint_runs.split_into_jobs`. Of those that are done nothing happens.
         parent (int, optional): Process without which the training is stopped. Defaults to None: it goes on.
 
     Returns:
@@ -45,7 +45,7 @@ def carry_out(group: Sequence[Run], parent: Optional[int] = None) -> int:
             (run.work_dir / 'failure.json').unlink(missing_ok=True)
             _note_attempt(run, left)
         # Whoever inherits the descriptors holds the runs, also after this process was killed.
-        trained = _status_of(left[0].log, _call, left[0].log, command_of(left), parent, descriptors)
+        trained = _status_of(left[0].log, _call, left[0].log, training_command(left), parent, descriptors)
         statuses = []
         for run in left:
             statuses.append(trained or _status_of(run.log, measure, run, parent, descriptors))
@@ -108,7 +108,7 @@ def measure(run: Run, parent: Optional[int] = None, descriptors: Sequence[int] =
     write_json(run.work_dir / 'result.json', dict(
         metrics=metrics, epochs=run.epochs, checkpoint=checkpoint.name, checkpoint_sha256=sha256_of(checkpoint),
         teacher_sha256=run.teacher and run.teacher.result['checkpoint_sha256'],
-        wall_time=round(sum((attempt['ended'] - attempt['started']) / trained_together(attempt)
+        wall_time=round(sum((attempt['ended'] - attempt['started']) / num_joint_runs(attempt)
                             for attempt in record['attempts'])),
         attempts=len(record['attempts']), date=time.strftime('%Y-%m-%d', time.gmtime()),
         precision=describe_precision(run.work_dir), hardware=describe_hardware(run.processes), **shared, **code))
@@ -169,9 +169,9 @@ def main() -> int:
     parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR')
     parser.add_argument('--parent', type=int, metavar='PID', help='process without which it stops')
     args = parser.parse_args()
-    groups = groups_of([open_run(work_dir) for work_dir in args.work_dirs])
+    groups = split_into_jobs([open_run(work_dir) for work_dir in args.work_dirs])
     if len(groups) > 1:
-        parser.error(f'{", ".join(map(label_of, groups))} are no training together')
+        parser.error(f'{", ".join(map(joint_label, groups))} are no training together')
     return carry_out(groups[0], args.parent)
 
 

@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
 
-from .group import groups_of, resumable_together, start
+from .joint_runs import resumable_together, split_into_jobs, start
 from .run import Run
 
 # What a run can be, in the order of its life.
 WAITING, RUNNING, DONE, FAILED, BLOCKED = 'waiting', 'running', 'done', 'failed', 'blocked'
 
 
-def devices_of(jobs: Optional[int], gpus: Optional[Sequence[int]], processes: int = 1) -> List[dict]:
+def assign_devices(jobs: Optional[int], gpus: Optional[Sequence[int]], processes: int = 1) -> List[dict]:
     """What each of the trainings that run side by side may use.
 
     Args:
@@ -62,12 +62,12 @@ def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[
             pause: float = 0.5) -> Dict[Run, str]:
     """Train what is not done, as many at a time as there are devices.
 
-    Runs that share their batches are one training, see :func:`~mmat.reproduce.group.groups_of`. A training that fails
+    Runs that share their batches are one training, see :func:`~mmat.reproduce.joint_runs.split_into_jobs`. A training that fails
     holds up its students only. Those that this process started end with it.
 
     Args:
         runs (Sequence[Run]): Teachers before their students, and seed by seed, in the order in which to begin them.
-        devices (Sequence[dict]): What each may use, see :func:`devices_of`.
+        devices (Sequence[dict]): What each may use, see :func:`assign_devices`.
         watch (Callable): Called with the state of every run, again and again.
         pause (float): Seconds between two looks. Defaults to 0.5.
 
@@ -77,7 +77,7 @@ def execute(runs: Sequence[Run], devices: Sequence[dict], watch: Callable[[Dict[
     Raises:
         ValueError, OSError: As :meth:`~mmat.reproduce.run.Run.prepare`.
     """
-    free, jobs, groups = list(devices), [], groups_of(runs)
+    free, jobs, groups = list(devices), [], split_into_jobs(runs)
     for run in runs:
         run.check()  # all of them, before anything is written
     for run in runs:

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .group import failed_alike, groups_of, label_of
+from .joint_runs import joint_label, split_by_failure, split_into_jobs
 from .pool import BLOCKED, DONE, FAILED, RUNNING, WAITING
 from .run import Run
 from .run_log import METRIC, RunLog
@@ -90,7 +90,7 @@ class Progress:
         Of runs that are trained in one process it is a run's share.
         """
         known: Dict[str, List[float]] = {}
-        for group in groups_of(self.in_state(RUNNING)):
+        for group in split_into_jobs(self.in_state(RUNNING)):
             for run in group:
                 if self.logs[run].pace is not None:
                     known.setdefault(run.name, []).append(self.logs[run].pace / len(group))
@@ -100,7 +100,8 @@ class Progress:
 
     def left(self, run: Run) -> Optional[float]:
         """Seconds that a run which is under way still takes, None where nothing is known of its config."""
-        return next(self._left_of(group, self.paces()) for group in groups_of(self.in_state(RUNNING)) if run in group)
+        groups = split_into_jobs(self.in_state(RUNNING))
+        return next(self._left_of(group, self.paces()) for group in groups if run in group)
 
     def _left_of(self, group: List[Run], paces: Dict[str, float]) -> Optional[float]:
         """Seconds that a process takes for its runs: as long as for the last of them."""
@@ -120,11 +121,11 @@ class Progress:
         usual = sum(paces[name] * epochs for name, epochs in {
             run.name: run.epochs for run in self.states if run.name in paces}.items()) / len(paces)
         paces = {run.name: paces.get(run.name, usual / run.epochs) for run in self.states}
-        under_way = groups_of(self.in_state(RUNNING))
+        under_way = split_into_jobs(self.in_state(RUNNING))
         ends = {run: self._left_of(group, paces) for group in under_way for run in group}
         free = [*(ends[group[0]] for group in under_way), *[0.] * (self.jobs - len(under_way))]
         heapq.heapify(free)
-        for group in groups_of(self.in_state(WAITING)):
+        for group in split_into_jobs(self.in_state(WAITING)):
             begin = max(heapq.heappop(free), ends.get(group[0].teacher, 0.))
             end = begin + sum(run.epochs * paces[run.name] for run in group)
             ends.update(dict.fromkeys(group, end))
@@ -279,14 +280,14 @@ def failures(states: Dict[Run, str]) -> str:
         str: Some paragraphs; '' where nothing failed.
     """
     paragraphs = []
-    for group in failed_alike([run for run, state in states.items() if state == FAILED]):
+    for group in split_by_failure([run for run, state in states.items() if state == FAILED]):
         run = group[0]
         end = (run.failure or {}).get('log')
         if end is None:
             end = run.log.read_text(errors='replace').splitlines()[-15:] if run.log.is_file() else []
         held_up = [each.label for each, its in states.items() if its == BLOCKED and _culprit(each, states) in group]
         paragraphs.append('\n'.join([
-            f'{label_of(group)} failed: {_exit_of(run)}. The end of {run.log}:', *(f'    {line}' for line in end),
+            f'{joint_label(group)} failed: {_exit_of(run)}. The end of {run.log}:', *(f'    {line}' for line in end),
             *([f'It was to teach, and so were not trained: {"; ".join(held_up)}'] if held_up else [])]))
     if paragraphs:
         paragraphs.append('The same command starts what failed again, each from its last checkpoint.')

@@ -22,7 +22,7 @@ from mmengine.config import Config
 from mmat.utils.files import write_atomic
 from mmat.utils.zoo import find_config, zoo_root
 
-from .results import batches_words, read_csv, summarise
+from .results import read_csv, shared_batches_note, summarise
 from .weights import FOLDER, log_of, read_index
 
 _BEGIN, _END = '<!-- table: ', '<!-- end of table -->'
@@ -171,8 +171,8 @@ def _about(rows: List[dict], file: Path, page: Path, root: Path, grid: bool) -> 
         brackets = ', in brackets what is published' if published else ''
         yield (f'Median of {_and(counts, "or")} seeds{brackets}.' if counts[-1] > 1 else
                f'One seed{brackets}.')
-    if batches_words(rows):
-        yield batches_words(rows)
+    if shared_batches_note(rows):
+        yield shared_batches_note(rows)
     if recipe.is_file():
         yield Config.fromfile(recipe).note
     precision, hardware, dates = ([row[key] for row in rows] for key in ('precision', 'hardware', 'date'))

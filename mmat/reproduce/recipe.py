@@ -204,7 +204,7 @@ def plan(recipe: Config, work_dir: Path, seeds: Optional[int] = None, only: Sequ
     return runs
 
 
-def in_order(runs: Dict[str, List[Run]]) -> List[Run]:
+def training_order(runs: Dict[str, List[Run]]) -> List[Run]:
     """The order in which to begin the trainings of :func:`plan`: seed by seed, teachers first.
 
     A table that is half done then has something in each of its cells.

@@ -86,7 +86,7 @@ def summarise(rows: Sequence[dict]) -> Dict[tuple, dict]:
     return summaries
 
 
-def batches_words(rows: Sequence[dict]) -> str:
+def shared_batches_note(rows: Sequence[dict]) -> str:
     """What the spread of seeds that shared their batches does not hold, a sentence; empty where none did.
 
     Args:

@@ -19,7 +19,7 @@ class Run:
 
     In the folder lie ``run.json`` (what is to be trained, and every time that it was begun), ``lock`` (held by the
     processes that train), ``train.log``, mmengine's own logs and checkpoints, and in the end ``result.json`` or
-    ``failure.json``. Seeds that share their batches are trained together, see :mod:`mmat.reproduce.group`; then
+    ``failure.json``. Seeds that share their batches are trained together, see :mod:`mmat.reproduce.joint_runs`; then
     ``train.log`` lies above, beside their folders.
 
     Args:
@@ -228,7 +228,7 @@ def open_run(work_dir: Path) -> Run:
                spec.get('config_hash'), spec.get('batch_seed'))
 
 
-def trained_together(attempt: dict) -> int:
+def num_joint_runs(attempt: dict) -> int:
     """How many runs were trained in one process, of one of the ``attempts`` of ``run.json``."""
     return len(attempt.get('seeds', ())) or 1
 

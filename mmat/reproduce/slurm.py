@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from .group import start
+from .joint_runs import start
 from .pool import BLOCKED, DONE, FAILED, RUNNING, WAITING
 from .run import Run, open_run, read_json, write_json
 

@@ -12,7 +12,7 @@ import pytest
 from fake_training import accuracy_of, events, trainings_in, wait_for, weights_of
 
 from mmat.reproduce import job
-from mmat.reproduce.group import start
+from mmat.reproduce.joint_runs import start
 from mmat.reproduce.run import Run, open_run
 
 

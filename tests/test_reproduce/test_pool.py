@@ -14,8 +14,8 @@ import torch
 from fake_training import events, expected, make_runs, measured, trainings_in, wait_for
 
 from mmat.reproduce import pool
-from mmat.reproduce.group import start
-from mmat.reproduce.pool import devices_of, execute
+from mmat.reproduce.joint_runs import start
+from mmat.reproduce.pool import assign_devices, execute
 from mmat.reproduce.run import Run
 
 # A table in a process of its own, as tools/reproduce.py has it, but for the recipe.
@@ -218,20 +218,20 @@ def test_two_calls_at_once_share_the_work(tmp_path, monkeypatch, start_tool):
 def test_cores_are_shared_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {2, 3, 5, 7})
-    assert devices_of(None, None) == [dict(cores=[core]) for core in (2, 3, 5, 7)]
-    assert devices_of(None, None, processes=2) == [dict(cores=[2, 3]), dict(cores=[5, 7])]
-    assert devices_of(1, None) == [dict(cores=[2, 3, 5, 7])]
-    assert devices_of(3, None) == [dict(cores=[2]), dict(cores=[3]), dict(cores=[5])]
-    assert devices_of(5, None)[3:] == [dict(cores=[7]), dict(cores=[2])]
+    assert assign_devices(None, None) == [dict(cores=[core]) for core in (2, 3, 5, 7)]
+    assert assign_devices(None, None, processes=2) == [dict(cores=[2, 3]), dict(cores=[5, 7])]
+    assert assign_devices(1, None) == [dict(cores=[2, 3, 5, 7])]
+    assert assign_devices(3, None) == [dict(cores=[2]), dict(cores=[3]), dict(cores=[5])]
+    assert assign_devices(5, None)[3:] == [dict(cores=[7]), dict(cores=[2])]
 
 
 def test_gpus_are_shared_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 5)
-    assert devices_of(None, None) == [dict(gpus=[number]) for number in range(5)]
-    assert devices_of(None, [3, 1]) == [dict(gpus=[3]), dict(gpus=[1])]
-    assert devices_of(None, None, processes=2) == [dict(gpus=[0, 1]), dict(gpus=[2, 3])]
-    assert devices_of(3, [4], 1) == [dict(gpus=[4])] * 3
-    assert devices_of(1, None, processes=2) == [dict(gpus=[0, 1])]
+    assert assign_devices(None, None) == [dict(gpus=[number]) for number in range(5)]
+    assert assign_devices(None, [3, 1]) == [dict(gpus=[3]), dict(gpus=[1])]
+    assert assign_devices(None, None, processes=2) == [dict(gpus=[0, 1]), dict(gpus=[2, 3])]
+    assert assign_devices(3, [4], 1) == [dict(gpus=[4])] * 3
+    assert assign_devices(1, None, processes=2) == [dict(gpus=[0, 1])]
 
 
 @pytest.mark.parametrize('arguments, count, message', [
@@ -245,5 +245,5 @@ def test_gpus_are_shared_out(monkeypatch):
 def test_devices_that_are_not_there(monkeypatch, arguments, count, message):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
     with pytest.raises(ValueError) as error:
-        devices_of(*arguments)
+        assign_devices(*arguments)
     assert str(error.value) == message

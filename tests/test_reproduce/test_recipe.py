@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmat.reproduce.recipe import hash_of, in_order, options_of, plan, read_recipe
+from mmat.reproduce.recipe import hash_of, options_of, plan, read_recipe, training_order
 
 TEACHER, STUDENT, AT = 'wrn16-2_1xb32_digits', 'wrn16-1_1xb10_digits', 'wrn16-1_at-wrn16-2_1xb10_digits'
 ROOT = Path(__file__).parents[2]
@@ -191,7 +191,7 @@ def test_a_teacher_that_has_a_teacher(make_plan, tmp_path):
     plans = make_plan(cells=cells)
     assert list(plans) == [TEACHER, AT, last.stem, STUDENT]
     assert {run.teacher for run in plans[last.stem]} == {plans[AT][0]} and len(plans[AT]) == 3
-    assert [(run.name, run.seed) for run in in_order(plans)] == [
+    assert [(run.name, run.seed) for run in training_order(plans)] == [
         (TEACHER, 0), (AT, 0), (last.stem, 0), (STUDENT, 0), (AT, 1), (last.stem, 1), (STUDENT, 1),
         (AT, 2), (last.stem, 2), (STUDENT, 2)]
     assert seeds(make_plan(cells=cells, only=[last.stem])) == {TEACHER: [0], AT: [0], last.stem: [0, 1, 2]}
@@ -207,7 +207,7 @@ def test_seeds_of_a_cell_share_the_batches_of_its_first(make_plan):
              dict(row='with AT', column='a', config=AT, teacher=TEACHER)]
     plain, shared = make_plan(cells=cells), make_plan(cells=cells, share_batches=True)
     assert seeds(plain) == seeds(shared)
-    for one, other in zip(in_order(plain), in_order(shared)):
+    for one, other in zip(training_order(plain), training_order(shared)):
         assert {**vars(one), 'teacher': None} == {**vars(other), 'teacher': None, 'batch_seed': None}
     assert batch_seeds(plain) == {TEACHER: [None], STUDENT: [None] * 2, AT: [None] * 3}
     assert batch_seeds(shared) == {TEACHER: [None], STUDENT: [4, 4], AT: [0, 0, 0]}
@@ -234,7 +234,7 @@ def test_batches_that_cannot_be_shared(make_plan, arguments, message):
 def test_seed_by_seed_and_teachers_first(make_plan):
     plans = make_plan(cells=[dict(row='student', column='a', config=STUDENT),
                              dict(row='with AT', column='a', config=AT, teacher=TEACHER)])
-    assert [(run.name, run.seed) for run in in_order(plans)] == [
+    assert [(run.name, run.seed) for run in training_order(plans)] == [
         (TEACHER, 0), *((name, seed) for seed in (0, 1, 2) for name in (STUDENT, AT))]
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from zoo_table import CONFIGS, ROOT
 
 from mmat.registry import DATASETS
-from mmat.reproduce.recipe import in_order, plan, read_recipe
+from mmat.reproduce.recipe import plan, read_recipe, training_order
 from mmat.reproduce.requirements import downloads, missing
 from mmat.reproduce.run import Run
 
@@ -393,7 +393,7 @@ def test_pictures_in_folders(tmp_path, data, write_config, kind):
 # Who needs it
 
 def test_a_thing_is_told_once_for_all_configs_and_seeds(data):
-    runs = in_order(plan(read_recipe(str(ROOT / 'recipes' / 'at_table4.py')), Path('work')))
+    runs = training_order(plan(read_recipe(str(ROOT / 'recipes' / 'at_table4.py')), Path('work')))
     messages = missing(runs)
     assert [message.partition(' is not in')[0] for message in messages] == ['CUB-200-2011', 'MIT Indoor-67']
     assert messages[0].endswith(

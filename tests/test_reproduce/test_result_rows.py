@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmat.reproduce.recipe import plan
-from mmat.reproduce.results import COLUMNS, batches_words, collect, read_csv, summarise, write_csv
+from mmat.reproduce.results import COLUMNS, collect, read_csv, shared_batches_note, summarise, write_csv
 
 TEACHER, STUDENT, AT = 'wrn16-2_1xb32_digits', 'wrn16-1_1xb10_digits', 'wrn16-1_at-wrn16-2_1xb10_digits'
 VERSIONS = dict(mmat='0.1.0', python='3.11.7', torch='2.15.0', torchvision='0.29.2', mmengine='0.10.7',
@@ -145,7 +145,7 @@ def seeds_of(config, *batches):
     (seeds_of('a', 0, 0, 0) + seeds_of('b', 0, 0) + seeds_of('c', 1, 1, 1), 'Seeds 0 to 2 of a, c; seeds 0 and 1 of b'),
 ])
 def test_what_the_spread_does_not_hold_is_said(rows, told):
-    assert batches_words(rows) == (told and (
+    assert shared_batches_note(rows) == (told and (
         f'{told} saw the same batches: their spread holds the chance of the initialisation, not that of the order and '
         'augmentation of the data.'))
 

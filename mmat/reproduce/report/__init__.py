@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from mmat.utils.files import write_atomic
 
-from ..results import batches_words, write_csv
+from ..results import shared_batches_note, write_csv
 from ..run import Run
 from .charts import draw_file
 from .content import gather
@@ -49,4 +49,4 @@ def write_report(name: str, recipe: Config, runs: Dict[str, List[Run]], work_dir
 def results_table(name: str, recipe: Config, runs: Dict[str, List[Run]], work_dir: Path) -> str:
     """The numbers of a report alone, in Markdown, and what seeds shared; arguments as of :func:`write_report`."""
     content = gather(name, recipe, runs, Path(work_dir))
-    return '\n\n'.join(filter(None, [render_results(content), batches_words(content.measured)]))
+    return '\n\n'.join(filter(None, [render_results(content), shared_batches_note(content.measured)]))

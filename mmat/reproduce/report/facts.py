@@ -8,7 +8,7 @@ from typing import Dict, Optional
 
 from mmat.utils.zoo import zoo_root
 
-from ..run import Run, trained_together
+from ..run import Run, num_joint_runs
 from .content import Cell, Content
 
 
@@ -60,7 +60,7 @@ def facts_of(content: Content, run: Run, cell: Optional[Cell] = None) -> Dict[st
 
 def _share(record: dict) -> str:
     """What a wall time is where a process trained several seeds."""
-    counts = sorted({trained_together(attempt) for attempt in record.get('attempts', ())})
+    counts = sorted({num_joint_runs(attempt) for attempt in record.get('attempts', ())})
     if not counts or counts[-1] == 1:
         return ''
     return f', its share of one process for {" or ".join(map(str, counts))} seeds'

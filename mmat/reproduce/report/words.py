@@ -2,8 +2,8 @@
 from dataclasses import dataclass
 from typing import List
 
-from ..group import failed_alike, label_of
-from ..results import batches_words
+from ..joint_runs import joint_label, split_by_failure
+from ..results import shared_batches_note
 from .content import DONE, FAILED, INTERRUPTED, RUNNING, STATES, Cell, Content, Scaling
 from .facts import duration
 
@@ -83,8 +83,8 @@ def legend(content: Content) -> List[str]:
     if any(describe(cell, content).difference.endswith(DAGGER) for cell in content.cells.values()):
         lines.append(f'{DAGGER} Not comparable with the published number: the training was not as long as its config '
                      'says.')
-    if batches_words(content.measured):
-        lines.append(batches_words(content.measured))
+    if shared_batches_note(content.measured):
+        lines.append(shared_batches_note(content.measured))
     if any(cell.is_best for cell in content.cells.values()):
         lines.append('Bold: each of its seeds is better than every seed of those that it stands beside, teachers left '
                      'out.')
@@ -126,12 +126,12 @@ def scaling_words(scaling: Scaling, content: Content) -> str:
 def failures(content: Content) -> list:
     """What failed, what became of it, and the end of its log: of each run, or of seeds that failed together."""
     failed = []
-    for group in failed_alike([run for run, state in content.states.items() if state == FAILED]):
+    for group in split_by_failure([run for run, state in content.states.items() if state == FAILED]):
         failure = group[0].failure
         if failure:
             status = failure['status']
             how = f'ended by signal {-status}' if status < 0 else f'exit status {status}'
-            failed.append((label_of(group), how, '\n'.join(failure['log'])))
+            failed.append((joint_label(group), how, '\n'.join(failure['log'])))
     return failed
 
 

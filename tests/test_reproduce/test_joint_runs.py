@@ -13,7 +13,14 @@ import pytest
 from fake_training import accuracy_of, events, measured, trainings_in, wait_for, weights_of
 
 from mmat.reproduce import job
-from mmat.reproduce.group import command_of, failed_alike, groups_of, label_of, resumable_together, start
+from mmat.reproduce.joint_runs import (
+    joint_label,
+    resumable_together,
+    split_by_failure,
+    split_into_jobs,
+    start,
+    training_command,
+)
 from mmat.reproduce.pool import execute
 from mmat.reproduce.run import Run, open_run
 
@@ -23,7 +30,7 @@ TOOL = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_group import make_table
+from test_joint_runs import make_table
 from mmat.reproduce.pool import execute
 states = execute(make_table(Path(sys.argv[1])), [dict(cores=[])], lambda states: None, pause=0.03)
 sys.exit(any(state != 'done' for state in states.values()))
@@ -36,7 +43,7 @@ def make_seeds(folder, seeds=(0, 1, 2), name='net', teacher=None, batch_seed=0):
 
 
 def make_table(folder):
-    """A teacher of one seed and two configs of two that it teaches, seed by seed as `in_order` has them."""
+    """A teacher of one seed and two configs of two that it teaches, seed by seed as `training_order` has them."""
     teacher = Run(folder / 'teacher' / 'seed0', 'teacher', 0, EPOCHS)
     one, two = (make_seeds(folder, (0, 1), name, teacher) for name in ('one', 'two'))
     return [teacher, one[0], two[0], one[1], two[1]]
@@ -81,13 +88,13 @@ def test_what_is_trained_together(tmp_path):
     own = Run(tmp_path / 'x' / 'seed5', 'x', 5, 1, teacher=teacher)
     batches, = make_seeds(tmp_path, (6, ), 'x', teacher, batch_seed=1)
     runs = [teacher, first, elsewhere, own, of_other, second, batches]
-    assert groups_of(runs) == [[teacher], [first, second], [elsewhere], [own], [of_other], [batches]]
+    assert split_into_jobs(runs) == [[teacher], [first, second], [elsewhere], [own], [of_other], [batches]]
     # As they are read from disk, each with a teacher of its own.
     first.prepare()
     second.prepare()
     teacher.prepare()
-    assert len(groups_of([open_run(run.work_dir) for run in (first, second)])) == 1
-    assert label_of([first, second]) == 'x, seeds 0, 3' and label_of([second]) == second.label == 'x, seed 3'
+    assert len(split_into_jobs([open_run(run.work_dir) for run in (first, second)])) == 1
+    assert joint_label([first, second]) == 'x, seeds 0, 3' and joint_label([second]) == second.label == 'x, seed 3'
 
 
 def test_the_command_lines(tmp_path):
@@ -95,11 +102,11 @@ def test_the_command_lines(tmp_path):
     runs = make_seeds(tmp_path, (3, 0, 7), teacher=teacher, batch_seed=3)
     train = [sys.executable, f'{Path(__file__).parents[2]}/tools/train.py', 'net']
     options = ['--cfg-options', f'model.teacher.checkpoint={tmp_path}/a/seed0']
-    assert command_of(runs) == [*train, '--work-dir', f'{tmp_path}/net', '--seeds', '3', '0', '7', '--batch-seed', '3',
+    assert training_command(runs) == [*train, '--work-dir', f'{tmp_path}/net', '--seeds', '3', '0', '7', '--batch-seed', '3',
                                 '--resume', *options]
     # The last that is left; and what does the same as any of them.
     alone = [*train, '--work-dir', f'{tmp_path}/net/seed7', '--seed', '7', '--batch-seed', '3', '--resume', *options]
-    assert command_of(runs[2:]) == runs[2].command() == alone
+    assert training_command(runs[2:]) == runs[2].command() == alone
     assert '--batch-seed' not in runs[2].command('test')
 
 
@@ -220,7 +227,7 @@ def test_a_failure_is_that_of_all_and_all_are_tried_again(fake, monkeypatch):
     for run in runs:
         assert run.failure['status'] == 3 and not run.is_running
         assert run.failure['log'][-2:] == ['training net/seed0 net/seed1 net/seed2', 'the cause']
-    assert failed_alike(runs) == [runs]
+    assert split_by_failure(runs) == [runs]
     fake_training.install(monkeypatch, fake)
     assert train([*runs, student]) == ['done'] * 4
     assert [run.failure for run in runs] == [None] * 3 and runs[2].result['attempts'] == 2
@@ -245,7 +252,7 @@ def test_one_that_cannot_be_measured_is_no_others_failure(fake, monkeypatch):
     assert job.carry_out(runs) == 1
     assert [bool(run.result) for run in runs] == [True, False, True]
     assert [bool(run.failure) for run in runs] == [False, True, False]
-    assert 'last_checkpoint' in runs[1].failure['log'][-1] and failed_alike(runs) == [[runs[0], runs[2]], [runs[1]]]
+    assert 'last_checkpoint' in runs[1].failure['log'][-1] and split_by_failure(runs) == [[runs[0], runs[2]], [runs[1]]]
 
 
 def test_stopped_while_it_measures_it_measures_no_more(fake, monkeypatch):

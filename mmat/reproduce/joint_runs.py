@@ -9,7 +9,7 @@ from mmat.utils.work_dirs import common_checkpoint
 from .run import Run
 
 
-def groups_of(runs: Sequence[Run]) -> List[List[Run]]:
+def split_into_jobs(runs: Sequence[Run]) -> List[List[Run]]:
     """Runs by the process that trains them: those of a config with the same batches and teacher, else each its own.
 
     Args:
@@ -38,23 +38,23 @@ def resumable_together(group: Sequence[Run]) -> List[Run]:
     return together
 
 
-def failed_alike(runs: Sequence[Run]) -> List[List[Run]]:
+def split_by_failure(runs: Sequence[Run]) -> List[List[Run]]:
     """Failed runs, where several of a group left the same failure these together."""
     alike: Dict[tuple, List[Run]] = {}
-    for number, group in enumerate(groups_of(runs)):
+    for number, group in enumerate(split_into_jobs(runs)):
         for run in group:
             alike.setdefault((number, repr(run.failure)), []).append(run)
     return list(alike.values())
 
 
-def label_of(group: Sequence[Run]) -> str:
+def joint_label(group: Sequence[Run]) -> str:
     """Such as 'wrn16-1_1xb10_digits, seeds 0, 1, 2'."""
     if len(group) == 1:
         return group[0].label
     return f'{group[0].name}, seeds {", ".join(str(run.seed) for run in group)}'
 
 
-def command_of(group: Sequence[Run]) -> List[str]:
+def training_command(group: Sequence[Run]) -> List[str]:
     """The command line that trains a group, as one would type it."""
     return group[0].command(together=[run.seed for run in group] if len(group) > 1 else ())
 
@@ -63,7 +63,7 @@ def start(group: Sequence[Run], device: Optional[dict] = None) -> subprocess.Pop
     """Carry a group out in a process of its own, which ends when this one does.
 
     Args:
-        group (Sequence[Run]): One of :func:`groups_of`.
+        group (Sequence[Run]): One of :func:`split_into_jobs`.
         device (dict, optional): ``gpus``, of those that this process may use, or ``cores``, lists of numbers. Defaults
             to None: all.
     """
