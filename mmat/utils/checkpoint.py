@@ -1,8 +1,8 @@
-"""Finding, reading and loading checkpoints, with one clear message where that fails."""
+"""Find, read and load checkpoints."""
+import pickle
 import re
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Union
+from typing import List, Union
 
 import torch
 import torch.nn as nn
@@ -10,22 +10,24 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
 
+from mmat.errors import CheckpointError, MissingFileError, UserError, did_you_mean
+
 from .zoo import fetch_weights
 
 _REMOTE = ('http://', 'https://')
 
 
 def find_checkpoint(path: Union[str, Path]) -> str:
-    """The checkpoint file that ``path`` means.
+    """Resolve a path to a checkpoint file.
 
     Args:
-        path (str | Path): A file, or a work directory, which means its last checkpoint. A URL is given back as it is.
+        path (str | Path): A checkpoint file, or a work directory for its last checkpoint. A URL is returned unchanged.
 
     Returns:
         str: The file.
 
     Raises:
-        FileNotFoundError: There is none; the message names the nearest that exist.
+        MissingFileError: No checkpoint exists at ``path``. The message suggests similar names.
     """
     if str(path).startswith(_REMOTE):
         return str(path)
@@ -33,97 +35,98 @@ def find_checkpoint(path: Union[str, Path]) -> str:
     if path.is_file():
         return str(path)
     if not path.is_dir():
-        raise FileNotFoundError(f'no checkpoint at {str(path)!r}{_nearest(path)}')
+        raise MissingFileError(f'No checkpoint at {str(path)!r}.{_suggest_nearby(path)}')
     pointer = path / 'last_checkpoint'
     last = Path(pointer.read_text().strip()) if pointer.is_file() else None
-    # The pointer holds the path as it was when training; the folder may have been moved since, and the old place taken
-    # by another run.
+    # `last_checkpoint` holds the path at training time. If the folder was moved since, another run may be there now.
     for candidate in (last and path / last.name, last):
         if candidate and candidate.is_file():
             return str(candidate)
     files = sorted((f for f in path.glob('*.pth') if f.name.startswith(('epoch_', 'iter_'))),
                    key=lambda f: int(''.join(filter(str.isdigit, f.stem)) or 0))
     if not files:
-        raise FileNotFoundError(f'the folder {str(path)!r} holds no checkpoint (no last_checkpoint, no epoch_*.pth)')
+        raise MissingFileError(f'The folder {str(path)!r} holds no checkpoint. Expected last_checkpoint, epoch_*.pth '
+                               'or iter_*.pth.')
     return str(files[-1])
 
 
-def _nearest(path: Path) -> str:
+def _suggest_nearby(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
-        return f' (there is no folder {str(parent)!r})'
+        return f' The folder {str(parent)!r} does not exist.'
     names = [entry.name for entry in parent.iterdir()
              if entry.suffix == '.pth' or (entry / 'last_checkpoint').is_file() or any(entry.glob('*.pth'))]
-    close = get_close_matches(path.name, names, n=3, cutoff=0.4)
-    return f'; the closest in {str(parent)!r} are {", ".join(close)}' if close else f'; {str(parent)!r} has none'
+    return did_you_mean(path.name, names) if names else f' The folder {str(parent)!r} holds no checkpoints.'
 
 
 def read_checkpoint(path: Union[str, Path]) -> dict:
-    """Read a checkpoint onto the CPU, never executing what it holds (``weights_only``).
+    """Read a checkpoint onto the CPU with ``weights_only=True``, so no code in it runs.
 
-    Checkpoints of mmengine's own hook are read too, which ``torch.load`` refuses for their history of logged scalars.
+    Checkpoints of mmengine's CheckpointHook are supported too; plain ``torch.load`` refuses their log history.
 
     Args:
-        path (str | Path): As for :func:`find_checkpoint`.
+        path (str | Path): See :func:`find_checkpoint`.
 
     Returns:
-        dict: Its content.
+        dict: The checkpoint's content.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: The file is truncated, not a checkpoint, or holds more than tensors and plain values.
+        MissingFileError: No checkpoint exists at ``path``.
+        FileError: The download failed.
+        CheckpointError: The file is truncated, not a checkpoint, not the published file of that name, or holds more
+            than tensors and plain values.
     """
     path = find_checkpoint(path)
-    # Not mmengine's loader: it unpickles whatever comes.
+    # mmengine's loader unpickles anything.
     file = fetch_weights(path)
     try:
         with torch.serialization.safe_globals(_mmengine_globals()):
             content = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as error:  # a broken file raises whatever its bytes lead to
+    except Exception as error:  # damaged bytes can raise any exception while they are parsed
         found = re.search(r'GLOBAL (\S+)', str(error))
         if found:
-            raise ValueError(f'checkpoint {path!r} holds more than tensors and plain values ({found[1]}), so it is '
-                             'not read') from error
-        # Not torch's own words: they go on to advise reading it without weights_only.
-        raise ValueError(f'{path!r} cannot be read as a checkpoint: it is truncated or something else '
-                         f'({type(error).__name__})') from error
+            raise CheckpointError(f'Refused to load checkpoint {path!r}: it holds {found[1]}, which can run code. Save '
+                                  'its `state_dict` alone.') from error
+        # Leave torch's message out: it recommends weights_only=False.
+        raise CheckpointError(f'Cannot read checkpoint {path!r}: the file is truncated or not a checkpoint '
+                              f'({type(error).__name__}).') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path!r} holds {type(content).__name__}, not a checkpoint')
+        raise CheckpointError(f'Checkpoint {path!r} holds a {type(content).__name__}, expected a dict.')
     return content
 
 
 def _mmengine_globals() -> list:
-    """What mmengine's own checkpoints hold beside plain values: the history of the logged scalars, in NumPy arrays."""
+    """Classes in mmengine's own checkpoints: log histories, which hold NumPy arrays."""
     import numpy as np
     from mmengine.logging import HistoryBuffer
 
-    def statistic(owner, name):
-        # In place of getattr, which could reach anything: only the buffer's own statistics.
+    def get_statistic(owner, name):
+        # Replaces getattr, which could reach anything, by access to the buffer's own statistics.
         if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-            raise ValueError(f'GLOBAL builtins.getattr of {name!r}')  # as torch words a refusal
+            raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {name!r}')  # the wording of torch's refusals
         return getattr(owner, name)
 
     multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
     arrays = [(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
               for name in ('_reconstruct', 'scalar') for core in ('core', '_core')]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'bool')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *arrays, *dtypes, (statistic, 'builtins.getattr')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *arrays, *dtypes, (get_statistic, 'builtins.getattr')]
 
 
 @CheckpointLoader.register_scheme(prefixes=_REMOTE, force=True)
 def load_from_http(filename: str, map_location=None) -> dict:
-    """In place of mmengine's, which unpickles whatever comes: for ``init_cfg=dict(type='Pretrained')`` with a URL.
+    """Download and read a checkpoint, for ``init_cfg=dict(type='Pretrained')`` with a URL.
 
-    The first process downloads, the others read what it got.
+    Replaces mmengine's loader, which unpickles anything. Rank 0 downloads; the other ranks read the downloaded file.
 
     Raises:
-        OSError, ValueError: As :func:`read_checkpoint`, in every process.
+        FileError, CheckpointError: See :func:`read_checkpoint`. Raised in every process.
     """
     content, failure = None, [None]
     if get_rank() == 0:
         try:
             content = read_checkpoint(filename)
-        except (OSError, ValueError) as error:
+        except (OSError, UserError) as error:
             failure = [error]
     broadcast_object_list(failure)
     if failure[0] is not None:
@@ -132,67 +135,69 @@ def load_from_http(filename: str, map_location=None) -> dict:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside its wrapper for several processes, where it has one."""
+    """Return the network inside a distributed wrapper, or the network itself."""
     return model.module if is_model_wrapper(model) else model
 
 
 def strip_module_prefix(state: dict) -> dict:
-    """A state dict without the ``module.`` that such a wrapper puts before its names."""
+    """Remove the ``module.`` that distributed wrappers put before the keys of a state dict."""
     return {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
 
 
 def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
-    """Load a checkpoint's weights into ``model``: every one of them, and nothing else.
+    """Load a checkpoint's weights into ``model``. All keys must match.
 
     Args:
-        model (nn.Module): The network, or its wrapper for several processes.
-        path (str | Path): As for :func:`find_checkpoint`. The file holds ``state_dict``, or is one.
+        model (nn.Module): The network, or its distributed wrapper.
+        path (str | Path): See :func:`find_checkpoint`. The file holds a ``state_dict``, or is one.
 
     Returns:
         dict: The checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: As :func:`read_checkpoint`.
-        ValueError: The weights are another network's; the message names the first keys that differ.
+        MissingFileError, FileError: See :func:`read_checkpoint`.
+        CheckpointError: See :func:`read_checkpoint` and :func:`load_state`.
     """
     checkpoint = read_checkpoint(path)
     state = checkpoint.get('state_dict', checkpoint)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f'checkpoint {str(path)!r} holds no state_dict')
-    load_state(model, strip_module_prefix(state), f'checkpoint {str(path)!r}')
+        raise CheckpointError(f'Checkpoint {str(path)!r} holds no state dict. Expected weights by name, under '
+                              "'state_dict' or at the top level.")
+    load_state(model, strip_module_prefix(state), f'Checkpoint {str(path)!r}')
     return checkpoint
 
 
 def load_state(model: nn.Module, state: dict, source: str) -> None:
-    """Load a state dict into ``model``: every weight, and nothing else.
+    """Load a state dict into ``model``. All keys must match; only ``num_batches_tracked`` may be missing.
 
     Args:
-        model (nn.Module): The network, or its wrapper for several processes.
-        state (dict): Its weights by name.
-        source (str): How messages call where they are from.
+        model (nn.Module): The network, or its distributed wrapper.
+        state (dict): Weights by name.
+        source (str): Name of the weights' source in error messages.
 
     Raises:
-        ValueError: The weights are another network's; the message names the first keys that differ.
+        CheckpointError: Keys or shapes do not match. The message lists the first three of each kind.
     """
-    model = unwrap(model)
+    model, failure = unwrap(model), None
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:
-        own = model.state_dict()
+        failure, own = error, model.state_dict()
         missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
-        if not missing and not unexpected:
-            reshaped = [f'{key}: {tuple(state[key].shape)} there, {tuple(value.shape)} here'
-                        for key, value in own.items() if getattr(state[key], 'shape', value.shape) != value.shape]
-            raise ValueError(f'{source} does not fit {type(model).__name__}: ' +
-                             (_some('has other sizes in', reshaped) or str(error).splitlines()[-1].strip())) from error
-    # A counter that old checkpoints lack and that plays no part where BN has a momentum.
+    # Old checkpoints lack this counter, which is unused where BN has a momentum.
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
-    if missing or unexpected:
-        raise ValueError(f'{source} does not fit {type(model).__name__}: {_some("lacks", missing)}'
-                         f'{_some("has no use for", unexpected)}')
+    reason = ' and '.join(filter(None, (_list_keys('missing', missing), _list_keys('unexpected', unexpected))))
+    if failure and not reason:
+        reshaped = [f'{key}: {tuple(state[key].shape)}, expected {tuple(value.shape)}' for key, value in own.items()
+                    if getattr(state.get(key), 'shape', value.shape) != value.shape]
+        reason = _list_keys('with another shape', reshaped) or str(failure).splitlines()[-1].strip(' \t.')
+    if reason:
+        raise CheckpointError(f'{source} does not fit {type(model).__name__}: {reason}. Use the config that the '
+                              'checkpoint was trained with.') from failure
 
 
-def _some(verb: str, keys: list) -> str:
+def _list_keys(problem: str, keys: List[str]) -> str:
     if not keys:
         return ''
-    return f'{verb} {len(keys)} keys ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}). '
+    shown = '; '.join(keys if len(keys) <= 3 else [*keys[:3], '...'])
+    return f'{len(keys)} {"key" if len(keys) == 1 else "keys"} {problem} ({shown})'

@@ -1,17 +1,19 @@
-"""Memory on the CPU."""
+"""Properties and settings of the CPU."""
 import ctypes
 import sys
 
+import torch
+
 
 def keep_freed_memory() -> bool:
-    """Let glibc's allocator keep what a training step frees, instead of returning it and asking for it again.
+    """Make glibc's allocator keep freed memory for the next training step.
 
-    The default gives every large tensor's pages back to the system at once; the next step then pays for each page
-    anew. Acts on this process from now on; the environment variables ``MALLOC_MMAP_THRESHOLD_``,
-    ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_TOP_PAD_`` do the same from outside.
+    By default it returns the pages of every large tensor to the system at once, and the next step pays a page fault for
+    each of them. The setting holds for the rest of this process. The environment variables ``MALLOC_MMAP_THRESHOLD_``,
+    ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_TOP_PAD_`` have the same effect.
 
     Returns:
-        bool: Whether the allocator took it; False where it is not glibc's.
+        bool: True if the allocator accepted the setting; False if it is not glibc's.
     """
     if not sys.platform.startswith('linux'):
         return False
@@ -21,3 +23,8 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
     return all([mallopt(mmap_max, 0), mallopt(trim_threshold, 2**31 - 1), mallopt(top_pad, 2**28)])
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU computes in bf16 natively, on x86 with AVX-512. Emulation is ten times slower."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,11 +1,11 @@
-"""Files that are whole or not there."""
+"""Atomic file writes."""
 import os
 from pathlib import Path
 from typing import Union
 
 
 def write_atomic(path: Union[str, Path], content: bytes) -> None:
-    """Write a file beside its place and move it there when it is complete; folders are made."""
+    """Write a file under a temporary name and rename it when complete. Create missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')

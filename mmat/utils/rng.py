@@ -1,4 +1,4 @@
-"""The random state of a process: Python's, NumPy's and torch's, taken, put back, kept."""
+"""Save and restore the random states of Python, NumPy and torch."""
 import random
 from contextlib import contextmanager
 
@@ -7,7 +7,7 @@ import torch
 
 
 def get_rng_state() -> dict:
-    """Random states of this process, as plain values and tensors."""
+    """Return the random states of this process as plain values and tensors."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     state = dict(
         python=random.getstate(),
@@ -19,9 +19,9 @@ def get_rng_state() -> dict:
 
 
 def set_rng_state(state: dict) -> None:
-    """Put back what :func:`get_rng_state` gave."""
-    version, words, gauss = state['python']
-    random.setstate((version, tuple(words), gauss))
+    """Restore random states from :func:`get_rng_state`."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state['numpy']
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'].cpu())
@@ -31,7 +31,7 @@ def set_rng_state(state: dict) -> None:
 
 @contextmanager
 def preserve_rng_state():
-    """Whatever is drawn inside leaves no trace on what is drawn after."""
+    """Restore the random states on exit."""
     state = get_rng_state()
     try:
         yield

@@ -1,32 +1,33 @@
 """The model zoo's index: names, configs and weights."""
 import hashlib
 import re
-from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import List, Optional, Union
 from urllib.parse import urlsplit
 
+from mmat.errors import CheckpointError, FileError, MissingFileError, did_you_mean
+
 
 @lru_cache
 def zoo_root() -> Path:
-    """The folder that holds ``model-index.yml``: inside an installed package, or the checkout.
+    """Return the folder that holds ``model-index.yml``: inside an installed package, or the checkout.
 
     Raises:
-        FileNotFoundError: Neither has one.
+        MissingFileError: Neither has one.
     """
     package = Path(__file__).resolve().parents[1]
     for root in (package / '.mim', package.parent):
         if (root / 'model-index.yml').is_file():
             return root
-    raise FileNotFoundError(f'mmat is installed without its configs: no model-index.yml in {package / ".mim"} '
-                            f'or {package.parent}')
+    raise MissingFileError(f'mmat is installed without its configs: no model-index.yml in {package / ".mim"} or '
+                           f'{package.parent}. Install a wheel or a checkout of mmat.')
 
 
 @lru_cache
 def zoo_index() -> dict:
-    """Name -> entry of the metafiles, with ``Config``, and ``Weights`` where they are a file, made absolute."""
+    """Return the metafiles' entries by name, with absolute paths as ``Config`` and, unless a URL, ``Weights``."""
     from mmengine.fileio import load
     root = zoo_root()
     index = {}
@@ -39,48 +40,53 @@ def zoo_index() -> dict:
 
 
 def list_models(pattern: Optional[str] = None) -> List[str]:
-    """Names of the zoo's models, sorted.
+    """Return the names of the zoo's models, sorted.
 
     Args:
-        pattern (str, optional): Shell-style wildcards, such as ``'wrn16-1_at-*'``. Defaults to None, all of them.
+        pattern (str, optional): Shell-style wildcards, such as ``'wrn16-1_at-*'``. Defaults to None, all models.
     """
     return sorted(name for name in zoo_index() if pattern is None or fnmatch(name, pattern))
 
 
 def find_config(name: str) -> str:
-    """The config file that a name or a path means: a name of our zoo, a file, or a name of mmpretrain's zoo.
+    """Resolve a name to a config file.
+
+    Args:
+        name (str): A name of mmat's zoo, the path of a config file, or a name of mmpretrain's zoo. A relative path is
+            looked up in the current folder, then in mmat's zoo.
 
     Raises:
-        FileNotFoundError: There is none; the message names the closest.
+        MissingFileError: No such config. The message suggests similar names.
     """
     if name in zoo_index():
         return zoo_index()[name]['Config']
     known, remark = list(zoo_index()), ''
     if name.endswith('.py'):
-        # Paths in a config are meant from where the command is run; the zoo's own also from anywhere else.
         for path in (Path(name), zoo_root() / name):
             if path.is_file():
                 return str(path)
     else:
         try:
             entry = _mmpretrain_entry(name)
-        except FileNotFoundError as error:
-            remark = f' ({error})'
+        except MissingFileError as error:
+            remark = f' {error}'
         else:
             if entry is not None:
                 return entry.config.filename
             from mmpretrain import list_models as list_mmpretrain_models
             known += list_mmpretrain_models()
-    close = get_close_matches(Path(name).stem, dict.fromkeys(known), n=3, cutoff=0.4)
-    raise FileNotFoundError(f'no config {name!r}: it is neither a file nor a name of the zoo{remark}' +
-                            (f'; the closest names are {", ".join(close)}' if close else '; see mmat.list_models()'))
+    hint = did_you_mean(Path(name).stem, known) or ' See mmat.list_models().'
+    raise MissingFileError(f'No config {name!r}: neither a file nor a name of the zoo.{hint}{remark}')
 
 
 def find_weights(name: str) -> Optional[str]:
-    """The published weights of a model, a file or a URL; None where there are none.
+    """Return the published weights of a model, a file or a URL, or None if it has none.
 
     Args:
-        name (str): As for :func:`find_config`: a name of our zoo or mmpretrain's, or the path of a config of ours.
+        name (str): A name of mmat's or mmpretrain's zoo, or the path of one of mmat's configs.
+
+    Raises:
+        MissingFileError: ``name`` is a path and no such config exists.
     """
     if name not in zoo_index() and name.endswith('.py'):
         config = Path(find_config(name)).resolve()
@@ -92,37 +98,36 @@ def find_weights(name: str) -> Optional[str]:
 
 
 def _mmpretrain_entry(name: str):
-    """What mmpretrain's zoo has under a name, its ``config`` and ``weights``; None where it has nothing.
+    """Return the entry of mmpretrain's zoo, with ``config`` and ``weights``, or None if it has none of this name.
 
     Raises:
-        FileNotFoundError: mmpretrain is installed without its configs.
+        MissingFileError: mmpretrain is installed without its configs.
     """
-    # Here: it takes seconds to import, and one more to read its index.
+    # Imported here: mmpretrain takes seconds, and its index one more.
     from mmpretrain import list_models as list_mmpretrain_models
     from mmpretrain.apis.model import ModelHub
     try:
         known = list_mmpretrain_models()
     except OSError as error:
-        raise FileNotFoundError("mmpretrain's own models have no names here: it is installed without its configs, as "
-                                'an editable install is; pip install mmpretrain brings them') from error
+        raise MissingFileError("The names of mmpretrain's models are unavailable: it is installed without its configs, "
+                               'as an editable install is. Run pip install mmpretrain.') from error
     return ModelHub.get(name) if name.lower() in known else None
 
 
 def fetch_weights(path: Union[str, Path]) -> str:
-    """The file of some weights, downloaded once where they are at a URL, and held against the hash in its name.
+    """Return the file of some weights, after a download if needed, and verify the hash in its name.
 
-    Published files are named ``<name>-<first 8 hex digits of their SHA-256>.pth``. Any other name promises nothing,
-    and nothing is checked.
+    Published files are named ``<name>-<first 8 hex digits of their SHA-256>.pth``. Other names are not verified.
 
     Args:
-        path (str | Path): A file, or an ``http(s)`` URL, which is kept where :mod:`torch.hub` keeps its own.
+        path (str | Path): A file, or an ``http(s)`` URL, which is downloaded once to the cache of :mod:`torch.hub`.
 
     Returns:
         str: The file.
 
     Raises:
-        ValueError: The file is not the one that was published under its name.
-        OSError: It cannot be downloaded.
+        CheckpointError: The file's hash differs from the one in its name.
+        FileError: The download failed.
     """
     path = str(path)
     url = path if path.startswith(('http://', 'https://')) else None
@@ -130,20 +135,20 @@ def fetch_weights(path: Union[str, Path]) -> str:
         path = _download(url)
     expected = _published_hash(path)
     if expected and not sha256_of(path).startswith(expected):
-        advice = f'; delete it, and it is downloaded from {url} again' if url else ': fetch it again'
-        raise ValueError(f'{path!r} is not the file that was published under its name (its SHA-256 does not begin with '
-                         f'{expected}), or only a part of it{advice}')
+        advice = f'Delete it to download {url} again' if url else 'Download it again'
+        raise CheckpointError(f'Checkpoint {path!r} is incomplete or not the published file: its SHA-256 does not '
+                              f'begin with {expected}. {advice}.')
     return path
 
 
 def _published_hash(path: str) -> Optional[str]:
     found = re.search(r'-([0-9a-f]{8})\.pth$', path)
-    # A day or a number of iterations is no hash: 'wrn16-1-20210208.pth', 'wrn16-1-00050000.pth'.
+    # Digits alone are a date or a number of iterations: 'wrn16-1-20210208.pth', 'wrn16-1-00050000.pth'.
     return found[1] if found and not found[1].isdigit() else None
 
 
 def sha256_of(path: Union[str, Path]) -> str:
-    """The hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):
@@ -155,14 +160,14 @@ def _download(url: str) -> str:
     import torch
     file = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlsplit(url).path).name
     if not _published_hash(file.name):
-        # Whoever keeps weights has an epoch_200.pth.
+        # Many URLs end in a name such as epoch_200.pth.
         file = file.with_name(f'{file.stem}_{hashlib.sha256(url.encode()).hexdigest()[:8]}{file.suffix}')
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # It gets its name when it is whole, and its hash right.
+            # Renames the file only when it is complete and its hash is right.
             torch.hub.download_url_to_file(url, str(file), _published_hash(file.name))
         except (OSError, RuntimeError, ValueError) as error:
-            raise OSError(f'the weights {url} cannot be downloaded ({error}); fetch them by other means, and name the '
-                          'file') from error
+            raise FileError(f'Cannot download {url}: {error}. Download the file by other means and give its path.'
+                            ) from error
     return str(file)
