@@ -1,6 +1,6 @@
 _base_ = '../nin/nin-thin-nobn_1xb128_cifar10.py'
 
-# beta is not published: project's choice, see configs/at/README.md.
+# The paper does not give beta. The project's choice: docs/design_choices.md.
 model = dict(
     _delete_=True,
     type='mmat.Distiller',

@@ -4,7 +4,7 @@ model = dict(
     _delete_=True,
     type='mmat.Distiller',
     student={{_base_.model}},
-    # timm's network with timm's weights, which it downloads; its stage 0 is the stem.
+    # timm's network and weights, which timm downloads. Its stage 0 is the stem.
     teacher=dict(
         model=dict(type='mmpretrain.TimmClassifier', model_name='resnet50.a1_in1k', pretrained=True,
                    loss=dict(type='mmpretrain.CrossEntropyLoss'), data_preprocessor={{_base_.data_preprocessor}})),

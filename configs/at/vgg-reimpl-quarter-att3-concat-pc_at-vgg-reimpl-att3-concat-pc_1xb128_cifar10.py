@@ -1,6 +1,6 @@
 _base_ = '../ltpa/vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10.py'
 
-# From learned attention to learned attention; with beta = 1e3 the student's softmaxes saturate.
+# Learned attention to learned attention. With beta = 1e3 the student's softmax can saturate: docs/design_choices.md.
 model = dict(
     _delete_=True,
     type='mmat.Distiller',

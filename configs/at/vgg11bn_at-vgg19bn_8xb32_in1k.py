@@ -4,7 +4,7 @@ model = dict(
     _delete_=True,
     type='mmat.Distiller',
     student={{_base_.model}},
-    # With the zoo's weights.
+    # Uses the published weights of the zoo.
     teacher=dict(model='vgg19bn_8xb32_in1k'),
-    # The five blocks of convolutions, each with its max-pooling.
+    # The five convolutional blocks, max-pooling included.
     at_heads=[dict(type='mmat.ActivationATHead', pairs=[(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)], weight=1e3)])

@@ -1,6 +1,6 @@
 _base_ = './wrn16-1_at-wrn16-2_1xb128_cifar10.py'
 
-# The student's groups learn the attention that the teacher has learned to pay; beta: see configs/at/README.md.
+# The student's groups match the teacher's learned attention maps. For beta see docs/design_choices.md.
 model = dict(
     teacher=dict(
         model='vgg-reimpl-quarter-att3-concat-pc_1xb128_cifar10',

@@ -5,5 +5,5 @@ model = dict(
     type='mmat.Distiller',
     student={{_base_.model}},
     teacher=dict(model='wrn16-2_1xb32_digits', checkpoint='work_dirs/wrn16-2_1xb32_digits'),
-    # Chosen among 20, 50 and 100: beta = 1e3 belongs to maps of 32x32 to 8x8 and 200 epochs, these are 16x16 to 4x4.
+    # Chosen from 20, 50 and 100: maps are 16x16 to 4x4 here, and 1e3 is for 32x32 to 8x8 and 200 epochs.
     at_heads=[dict(type='mmat.ActivationATHead', pairs=[(0, 0), (1, 1), (2, 2)], weight=50)])

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/ltpa_runtime.py',
 ]
 
-# The authors fine-tune what was trained on CIFAR-100; their network for 80 pixels pools 5 x 5 first.
+# The authors fine-tune the CIFAR-100 network. For 80 pixels it pools 5 x 5 after the first block.
 load_from = 'work_dirs/vgg-att2-concat-pc_1xb128_cifar100'
 model = dict(
     data_preprocessor={{_base_.data_preprocessor}},
@@ -12,7 +12,7 @@ model = dict(
     neck=dict(type='mmat.SpatialAttentionNeck', in_channels=(512, 512), global_channels=512, compatibility='pc'),
     head=dict(num_classes=200, in_channels=(512, 512)))
 
-# The authors' schedule: the rate is doubled twice, then halved every 30 epochs.
+# The authors' schedule doubles the rate twice, then halves it every 30 epochs.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4))
 param_scheduler = [
     dict(type='MultiStepLR', by_epoch=True, milestones=[30, 60], gamma=2),

@@ -1,6 +1,6 @@
 _base_ = '../wide_resnet/wrn16-2_1xb32_digits.py'
 
-# Another backbone wearing the neck, on images that need no download.
+# The attention neck on another backbone, trained on data that needs no download.
 model = dict(
     backbone=dict(widen_factor=1, out_indices=(0, 1, 2)),
     neck=dict(_delete_=True, type='mmat.SpatialAttentionNeck', in_channels=(16, 32, 64), global_channels=64),

@@ -6,7 +6,7 @@ _base_ = [
 ]
 
 model = dict(data_preprocessor={{_base_.data_preprocessor}})
-# mmpretrain's recipe.
+# mmpretrain's recipe for ShuffleNetV2.
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=0.5, weight_decay=4e-5), paramwise_cfg=dict(norm_decay_mult=0))
 param_scheduler = [

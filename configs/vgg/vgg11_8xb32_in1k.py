@@ -6,5 +6,5 @@ _base_ = [
 ]
 
 model = dict(data_preprocessor={{_base_.data_preprocessor}})
-# Without BN 0.1 is too much.
+# A rate of 0.1 is too high without BN.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

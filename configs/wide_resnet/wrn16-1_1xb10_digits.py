@@ -6,5 +6,5 @@ _base_ = [
 ]
 
 model = dict(data_preprocessor={{_base_.data_preprocessor}})
-# Five images of each digit: the student alone has room to improve.
+# Five images of each digit, so that the student alone has room to improve.
 train_dataloader = dict(dataset=dict(train_size=50))

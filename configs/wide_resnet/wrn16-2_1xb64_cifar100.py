@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# The benchmark's initialisation, which is not the attention transfer authors'.
+# RepDistiller's initialization, not the attention transfer authors'.
 model = dict(
     data_preprocessor={{_base_.data_preprocessor}},
     backbone=dict(
@@ -17,7 +17,7 @@ model = dict(
     head=dict(
         num_classes=100,
         in_channels=128,
-        # Torch's own weights, uniform within 1 / sqrt(fan in), and biases of 0.
+        # torch's default weights, uniform within 1 / sqrt(fan in), and zero biases.
         init_cfg=dict(
             type='Kaiming', layer='Linear', a=5**0.5, mode='fan_in', nonlinearity='leaky_relu',
             distribution='uniform')))

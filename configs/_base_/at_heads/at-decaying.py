@@ -1,4 +1,4 @@
-# For AT+KD; the paper does not give the decay of beta: project's choice, see configs/at/README.md.
+# For AT+KD. The paper does not give the decay of beta. The project's choice: docs/design_choices.md.
 decaying_at_head = dict(
     type='mmat.ActivationATHead',
     pairs=[(0, 0), (1, 1), (2, 2)],

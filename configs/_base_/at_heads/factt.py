@@ -1,4 +1,4 @@
-# The paper does not give beta or its decay: project's choice, see configs/at/README.md.
+# The paper does not give beta or its decay. The project's choice: docs/design_choices.md.
 factt_head = dict(
     type='mmat.FullActivationHead',
     pairs=[(0, 0), (1, 1), (2, 2)],

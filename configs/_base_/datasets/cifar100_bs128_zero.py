@@ -1,4 +1,4 @@
 _base_ = './cifar100_bs128.py'
 
-# Crops of images padded with black, as torchvision's RandomCrop makes them.
+# Pad with zeros, like torchvision's RandomCrop.
 data_preprocessor = dict(padding_mode='constant')

@@ -1,6 +1,6 @@
 data_preprocessor = dict(
     type='mmat.BatchPreprocessor',
-    # RGB, 0 to 255
+    # RGB on a scale of 0 to 255
     mean=[125.3, 123.0, 113.9],
     std=[63.0, 62.1, 66.7],
     padding=4,

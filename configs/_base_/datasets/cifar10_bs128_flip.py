@@ -1,5 +1,5 @@
 _base_ = './cifar10_bs128.py'
 
-# The "Learn to Pay Attention" authors' augmentation: flips only; and they leave out the last, short batch.
+# The "Learn to Pay Attention" authors use random flips only and drop the last, incomplete batch.
 data_preprocessor = dict(padding=0)
 train_dataloader = dict(drop_last=True)

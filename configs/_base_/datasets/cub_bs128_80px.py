@@ -1,6 +1,6 @@
 _base_ = './cub_bs64_224px.py'
 
-# Birds cut out by their bounding boxes, 80 x 80 pixels, flips only.
+# Bounding boxes resized to 80 x 80 pixels, with random flips only.
 train_pipeline = [
     dict(type='mmpretrain.LoadImageFromFile'),
     dict(type='mmat.CropBoundingBox'),

@@ -1,7 +1,7 @@
 _base_ = './imagenet_bs32.py'
 
-# Birds cut out by their bounding boxes, the shorter side at 256 pixels, and of that 224 x 224: at random in training,
-# the middle in tests. Normalised, and resized by Pillow, as the networks' ImageNet images were.
+# Crop the bounding box, resize the shorter side to 256 pixels and take a crop of 224 x 224, random in training and
+# central in testing. Normalization and Pillow resizing are those of the ImageNet configs.
 data_preprocessor = dict(num_classes=200)
 
 train_pipeline = [

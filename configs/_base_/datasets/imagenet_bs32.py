@@ -1,4 +1,4 @@
-# mmpretrain's transforms of ImageNet, resized by Pillow.
+# mmpretrain's ImageNet transforms, with Pillow instead of OpenCV for resizing.
 data_preprocessor = dict(
     type='mmpretrain.ClsDataPreprocessor', num_classes=1000, mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375], to_rgb=True)
@@ -16,7 +16,7 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
-# The workers are new in every epoch: a run that is resumed draws the crops that it would have drawn.
+# Workers restart every epoch, so a resumed run draws the same crops as an uninterrupted one.
 train_dataloader = dict(
     batch_size=32,
     num_workers=5,

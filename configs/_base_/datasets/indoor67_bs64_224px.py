@@ -1,6 +1,6 @@
 _base_ = './cub_bs64_224px.py'
 
-# As there, of whole pictures.
+# The CUB pipeline without the bounding boxes.
 data_preprocessor = dict(num_classes=67)
 
 train_pipeline = [

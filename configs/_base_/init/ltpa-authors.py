@@ -1,4 +1,4 @@
-# The "Learn to Pay Attention" authors' initialisation of attention modules.
+# How the "Learn to Pay Attention" authors initialize attention modules.
 authors_init = [
     dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
     dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),

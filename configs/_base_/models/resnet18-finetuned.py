@@ -1,6 +1,6 @@
 _base_ = './resnet18.py'
 
-# From ImageNet; batch normalisation is fixed, and the stem and the first group are frozen.
+# Starts from ImageNet weights. BN is fixed; the stem and the first group are frozen.
 model = dict(
     backbone=dict(
         frozen_stages=1,

@@ -8,5 +8,5 @@ model = dict(
         in_channels=64,
         cal_acc=True,
         topk=(1, ),
-        # The benchmark leaves the linear layer as torch makes it.
+        # RepDistiller keeps torch's default initialization of the linear layer.
         init_cfg=None))

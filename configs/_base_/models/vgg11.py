@@ -1,6 +1,6 @@
 model = dict(
     type='mmpretrain.ImageClassifier',
-    # Its classifier of three layers is part of mmpretrain's backbone.
+    # mmpretrain's backbone includes the classifier of three linear layers.
     backbone=dict(type='mmpretrain.VGG', depth=11, num_classes=1000),
     head=dict(
         type='mmpretrain.ClsHead', loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0), cal_acc=True,

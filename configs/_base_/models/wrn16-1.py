@@ -8,5 +8,5 @@ model = dict(
         in_channels=64,
         cal_acc=True,
         topk=(1, ),
-        # The authors' initialisation.
+        # The attention transfer authors' initialization.
         init_cfg=dict(type='Kaiming', layer='Linear', mode='fan_in', nonlinearity='relu')))

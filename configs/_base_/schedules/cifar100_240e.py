@@ -1,4 +1,4 @@
-# RepDistiller's recipe for its CIFAR-100 benchmark: the rate drops after 150, 180 and 210 whole epochs.
+# RepDistiller's CIFAR-100 recipe. The rate drops after 150, 180 and 210 complete epochs.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4))
 param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[150, 180, 210], gamma=0.1)
 
@@ -6,5 +6,5 @@ train_cfg = dict(by_epoch=True, max_epochs=240, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# The batch that the rate is for: with --auto-scale-lr it follows another.
+# --auto-scale-lr scales the rate by the actual batch size over this one.
 auto_scale_lr = dict(base_batch_size=64)

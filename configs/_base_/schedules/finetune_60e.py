@@ -1,5 +1,5 @@
-# The attention transfer paper does not say how it fine-tuned: project's choice. A tenth of the rate of training from
-# scratch, and the weight decay that the networks were trained with on ImageNet.
+# The attention transfer paper gives no fine-tuning schedule, so this is the project's choice: a tenth of the rate used
+# for training from scratch, and the weight decay of the ImageNet training.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4))
 param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[30, 45], gamma=0.1)
 
@@ -7,5 +7,5 @@ train_cfg = dict(by_epoch=True, max_epochs=60, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# The batch that the rate is for: with --auto-scale-lr it follows another.
+# --auto-scale-lr scales the rate by the actual batch size over this one.
 auto_scale_lr = dict(base_batch_size=64)
