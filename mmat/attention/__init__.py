@@ -1,4 +1,5 @@
-"""The science, torch only: attention maps, learned attention, input gradients, soft targets, distances, pictures."""
+"""The formulas as pure tensor functions: attention maps, learned attention, input gradients, soft targets, distances.
+"""
 from .distance import activation_distance, attention_distance, normalize_map
 from .gradient import gradient_norm, input_gradient
 from .learned import attend, dot_product_compatibility, normalize_scores, parametrised_compatibility

@@ -1,7 +1,7 @@
-"""In what precision the formulas are computed."""
+"""Precision of the formulas."""
 from torch import Tensor
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision raised to float32; float32 and float64 as they are."""
+    """Convert half precision to float32; return float32 and float64 unchanged."""
     return values if values.element_size() > 4 else values.float()

@@ -1,4 +1,4 @@
-"""Knowledge distillation (Hinton et al., 2015), as the attention transfer authors' code computes it, then and now."""
+"""Knowledge distillation (Hinton et al., 2015), in today's form and in that of the attention transfer authors' code."""
 import math
 from numbers import Real
 
@@ -6,47 +6,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmat.errors import UserError
+
 from .precision import at_least_float32
 
 SOFT_TARGET_FORMS = ('batchmean', 'pre2018')
 
 
 def check_soft_target_options(T: float, form: str) -> None:
-    """Raise ValueError where an option is not one that :func:`soft_target_loss` takes."""
+    """Check the options of :func:`soft_target_loss`.
+
+    Raises:
+        UserError: ``T`` is not a positive number or ``form`` is unknown.
+    """
     if not isinstance(T, Real) or not 0 < T < math.inf:
-        raise ValueError(f'the temperature T must be a number > 0, got {T!r}')
+        raise UserError(f'The temperature T must be a number > 0, got {T!r}.')
     if form not in SOFT_TARGET_FORMS:
-        raise ValueError(f'form of a soft target loss must be one of {SOFT_TARGET_FORMS}, got {form!r}')
+        raise UserError(f'The form of a soft target loss must be one of {SOFT_TARGET_FORMS}, got {form!r}.')
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, T: float = 4, form: str = 'batchmean') -> Tensor:
-    """Kullback-Leibler divergence of the student's softened predictions from the teacher's.
+    """Compute the Kullback-Leibler divergence of the student's softened predictions from the teacher's.
 
     With ``p = softmax(teacher / T)``, ``q = softmax(student / T)`` and ``KL = sum_c p_c log(p_c / q_c)``:
 
-    - ``form='batchmean'``: ``T^2`` times the mean of KL over the batch; today's convention. ``T^2`` keeps its gradient
-      on the scale of the cross entropy's.
-    - ``form='pre2018'``: ``2 T^2`` times the mean of ``p_c log(p_c / q_c)`` over batch **and classes**, so ``2 / C``
-      times the other. The authors' code did this until July 2018, so the paper's KD columns probably did.
+    - ``form='batchmean'``: ``T^2`` times the mean of KL over the batch, today's convention. The factor ``T^2`` keeps
+      the gradient on the scale of the cross entropy's.
+    - ``form='pre2018'``: ``2 T^2`` times the mean of ``p_c log(p_c / q_c)`` over batch **and classes**, which is
+      ``2 / C`` times 'batchmean'. The authors' code computed this until July 2018, so the paper's KD columns probably
+      use it.
 
-    alpha is the caller's. Computed in float32 at least, also under autocast.
+    The caller applies the weight alpha. Computed in float32 or float64, also under autocast.
 
     Args:
-        student_logits (Tensor): Shape (N, C), gradients flow to it.
-        teacher_logits (Tensor): Shape (N, C); pass it detached.
-        T (float): Temperature, above 0. Defaults to 4, the authors'.
+        student_logits (Tensor): Shape (N, C). Gradients flow to it.
+        teacher_logits (Tensor): Shape (N, C). Pass it detached.
+        T (float): Temperature, above 0. Defaults to 4, the authors' value.
         form (str): 'batchmean' or 'pre2018'. Defaults to 'batchmean'.
 
     Returns:
         Tensor: A scalar.
 
     Raises:
-        ValueError: An unknown option, or logits that are not two equal (N, C).
+        UserError: An option is invalid, or the logits are not two tensors of equal shape (N, C).
     """
     check_soft_target_options(T, form)
     if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError('soft targets need logits of one shape (N, classes) from student and teacher, got '
-                         f'{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}')
+        raise UserError('Soft targets need student and teacher logits of equal shape (N, classes), got '
+                        f'{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}.')
     with torch.autocast(student_logits.device.type, enabled=False):
         student_logits, teacher_logits = (
             at_least_float32(logits) for logits in (student_logits, teacher_logits))

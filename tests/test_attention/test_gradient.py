@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmat.attention import gradient_norm, input_gradient
+from mmat.errors import UserError
 
 FORMS = ['paper', 'squared']
 
@@ -90,7 +91,7 @@ def test_a_row_is_the_gradient_of_its_samples_own_loss(n):
         torch.testing.assert_close(row, sample.grad, rtol=1e-10, atol=1e-14)
 
 
-def test_bn_in_train_mode_counts_what_a_sample_does_to_the_others():
+def test_bn_in_train_mode_includes_the_effect_on_other_samples():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Softplus(), nn.Flatten(), nn.Linear(12, 3))
     network.double()
@@ -133,7 +134,7 @@ def test_gradcheck_of_the_weights(against_teacher, form):
 
 
 @pytest.mark.parametrize('create_graph', [False, True])
-def test_the_loss_can_still_go_backward(create_graph):
+def test_the_loss_keeps_its_graph(create_graph):
     network, (x, labels) = smooth_net(), images()
     reference = copy.deepcopy(network)
     F.cross_entropy(reference(x), labels).backward()
@@ -142,7 +143,7 @@ def test_the_loss_can_still_go_backward(create_graph):
     first, second = (input_gradient(loss, x, create_graph) for _ in range(2))
     assert torch.equal(first, second)
     assert first.requires_grad == create_graph
-    # Reading J leaves nothing behind for an optimizer to step on.
+    # Computing J accumulates no gradients.
     assert x.grad is None and all(parameter.grad is None for parameter in network.parameters())
     loss.backward()
     for parameter, expected in zip(network.parameters(), reference.parameters()):
@@ -201,8 +202,8 @@ def test_gradient_by_hand_and_at_a_zero_row(form, expected):
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_a_dead_sample_leaves_the_weights_to_the_live_one(form):
-    # Both units of the second sample are below ReLU's zero, at -13 and -6: its loss does not feel its input at all.
+def test_a_dead_sample_adds_no_gradient(form):
+    # Both units of the second sample are negative before the ReLU, -13 and -6, so its input gradient is zero.
     weight = tensor([[1., 2.], [3., 1.]]).requires_grad_()
 
     def gradient_of_norm(x):
@@ -217,7 +218,7 @@ def test_a_dead_sample_leaves_the_weights_to_the_live_one(form):
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-def test_a_student_equal_to_its_teacher_is_pulled_nowhere(dtype, form):
+def test_a_student_equal_to_its_teacher_has_no_gradient(dtype, form):
     network, (x, labels) = smooth_net().to(dtype), images()
     x = x.to(dtype)
     teacher = gradient_of(copy.deepcopy(network), x, labels)
@@ -229,5 +230,5 @@ def test_a_student_equal_to_its_teacher_is_pulled_nowhere(dtype, form):
 
 @pytest.mark.parametrize('form', ['code', 'Paper', None])
 def test_refuses_unknown_forms(form):
-    with pytest.raises(ValueError, match=f"one of .*'paper', 'squared'.*got {form!r}"):
+    with pytest.raises(UserError, match=f"form.*'paper', 'squared'.*{form!r}"):
         gradient_norm(torch.zeros(2, 3), form)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmat.attention import attend, dot_product_compatibility, normalize_scores, parametrised_compatibility
+from mmat.errors import UserError
 
 COMBINATIONS = list(itertools.product(['pc', 'dp'], ['softmax', 'sigmoid']))
 every_combination = pytest.mark.parametrize('compatibility, normalization', COMBINATIONS)
@@ -35,7 +36,7 @@ def score(compatibility, local, descriptor, weight, bias):
 
 
 def learned(compatibility, normalization, *inputs):
-    """All of it: what is pooled, and under what."""
+    """The pooled vector and its attention map."""
     attention = normalize_scores(score(compatibility, *inputs), normalization)
     return attend(inputs[0], attention, normalization), attention
 
@@ -138,7 +139,7 @@ def test_gradcheck(compatibility, normalization):
 
 
 @every_combination
-def test_only_pc_under_softmax_is_blind_to_the_descriptor(compatibility, normalization):
+def test_only_pc_under_softmax_ignores_the_descriptor(compatibility, normalization):
     local, descriptor, weight, bias = inputs = [each.requires_grad_() for each in features()]
     pooled, attention = learned(compatibility, normalization, *inputs)
     direction = torch.arange(1., pooled.numel() + 1, dtype=pooled.dtype).view_as(pooled)
@@ -210,10 +211,10 @@ def test_mean_under_sigmoids_does_not_overflow(autocast):
         assert attend(local if autocast else local.half(), attention, 'sigmoid').tolist() == [[100]]
 
 
-def test_under_autocast_the_descriptor_does_not_drown_the_local_features():
+def test_under_autocast_the_descriptor_does_not_absorb_the_local_features():
     torch.manual_seed(0)
     local, weight = torch.randn(1, 64, 8, 8), torch.full((64, ), 0.2)
-    # Whatever it is, it cancels under the softmax.
+    # It cancels under the softmax.
     descriptor = torch.full((1, 64), 30.)
     expected = normalize_scores(parametrised_compatibility(local, descriptor, weight))
     with torch.autocast('cpu', torch.bfloat16):
@@ -248,5 +249,5 @@ def test_channels_last(compatibility, normalization):
                                       lambda n: attend(torch.ones(1, 3, 1, 2), torch.ones(1, 1, 2), n)])
 @pytest.mark.parametrize('normalization', ['Softmax', 'relu', '', None])
 def test_refuses_unknown_normalizations(function, normalization):
-    with pytest.raises(ValueError, match=rf"one of \('softmax', 'sigmoid'\), got {normalization!r}"):
+    with pytest.raises(UserError, match=rf"normalization.*\('softmax', 'sigmoid'\).*{normalization!r}"):
         function(normalization)

@@ -3,6 +3,7 @@ import torch
 
 from mmat.attention import overlay_attention
 from mmat.attention.render import colorize
+from mmat.errors import UserError
 
 # The ends and the middle of the colour ramp.
 BOTTOM, MIDDLE, TOP = [0.19, 0.07, 0.23], [0.50, 0.99, 0.36], [0.60, 0.04, 0.02]
@@ -26,7 +27,7 @@ def test_colorize_blends_neighbouring_colours():
     close(colorize(torch.tensor([[[0.25 / 6]]])), pixels([[[0.21, 0.1675, 0.4125]]]))
 
 
-def test_colorize_clamps_what_is_outside():
+def test_colorize_clamps_values_outside_the_range():
     close(colorize(torch.tensor([[[-3., 7.]]])), pixels([[BOTTOM, TOP]]))
 
 
@@ -54,7 +55,7 @@ def test_overlay_enlarges_bilinearly():
     close(result, colorize(torch.tensor([[[0., 0.25, 0.75, 1.]]])).expand(1, 3, 2, 4))
 
 
-def test_a_flat_map_is_drawn_at_the_bottom():
+def test_a_constant_map_gets_the_lowest_colour():
     result = overlay_attention(torch.full((1, 2, 2), 8.), torch.zeros(1, 3, 2, 2), opacity=1)
     close(result, pixels([[BOTTOM, BOTTOM], [BOTTOM, BOTTOM]]))
 
@@ -77,6 +78,6 @@ def test_result_is_float32_in_range_and_without_a_graph(dtype):
     ((2, 4, 4), (3, 3, 8, 8)),
 ])
 def test_refuses_shapes_that_do_not_fit(attention, images):
-    with pytest.raises(ValueError, match=r'maps \(N, h, w\)') as error:
+    with pytest.raises(UserError, match=r'\(N, h, w\).*\(N, 3, H, W\)') as error:
         overlay_attention(torch.zeros(attention), torch.zeros(images))
     assert str(attention) in str(error.value) and str(images) in str(error.value)

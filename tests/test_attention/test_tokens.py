@@ -3,6 +3,7 @@ import torch
 
 from mmat.attention import tokens_to_features
 from mmat.attention.tokens import token_grid
+from mmat.errors import UserError
 
 
 @pytest.mark.parametrize('size, patch', [
@@ -25,7 +26,7 @@ def test_a_square_image_has_square_grids_only(count):
     assert token_grid(count, (224, 224)) is None
 
 
-def test_tokens_lie_by_rows_and_the_class_token_is_dropped():
+def test_tokens_are_in_row_major_order_and_the_class_token_is_dropped():
     # Token i, channel c holds 10 i + c; the first is the class token.
     tokens = (10 * torch.arange(7.)[:, None] + torch.arange(2.))[None].repeat(3, 1, 1)
     features = tokens_to_features(tokens, (20, 30), prefix=1)
@@ -33,7 +34,7 @@ def test_tokens_lie_by_rows_and_the_class_token_is_dropped():
     assert features[1].tolist() == [[[10., 20., 30.], [40., 50., 60.]], [[11., 21., 31.], [41., 51., 61.]]]
 
 
-def test_layers_that_the_class_token_has_not_joined():
+def test_layers_before_the_class_token():
     tokens = torch.arange(4.).view(1, 4, 1)
     assert tokens_to_features(tokens, (8, 8), prefix=1).flatten().tolist() == [0, 1, 2, 3]
 
@@ -49,8 +50,8 @@ def test_gradients_reach_the_patches_alone():
     assert tokens.grad[0].tolist() == [[0.] * 3] + [[1.] * 3] * 4
 
 
-def test_what_is_no_grid_is_refused():
-    with pytest.raises(ValueError, match='8 tokens, of which 1 are no patch, are no grid .* 32 x 32 pixels'):
+def test_token_counts_without_a_grid_are_refused():
+    with pytest.raises(UserError, match=r'32 x 32.*\b8 tokens.*\b1\b'):
         tokens_to_features(torch.zeros(1, 8, 4), (32, 32), prefix=1)
     with pytest.raises(ValueError, match=r'shape \(N, tokens, C\), got \(1, 8\)'):
         tokens_to_features(torch.zeros(1, 8), (32, 32))

@@ -95,7 +95,7 @@ def test_options_of_the_map_of_activations_do_not_change_it(options, distil):
 
 
 def test_unequal_sizes_can_be_refused(distil):
-    with pytest.raises(ValueError, match="differ in size, and size_mismatch='error'"):
+    with pytest.raises(ValueError, match='size_mismatch'):
         distil([(0, MAPS[0])], size_mismatch='error')
     distil([(1, MAPS[0])], size_mismatch='error')
 
@@ -212,9 +212,9 @@ def test_a_module_of_ones_own_that_gives_attention(student, teacher):
 @pytest.mark.parametrize('says', [None, False])
 def test_a_plain_layer_is_never_taken_as_a_map(says):
     # Though of the shape of one.
-    with pytest.raises(ValueError, match=r'attention_map takes features of shape \(N, C, H, W\)'):
+    with pytest.raises(ValueError, match=r'\(N, C, H, W\)'):
         gated(Gate(says), Gate(True))
-    with pytest.raises(ValueError, match=r'attention_map takes features of shape \(N, C, H, W\)'):
+    with pytest.raises(ValueError, match=r'\(N, C, H, W\)'):
         gated(Gate(True), Gate(says))
 
 
