@@ -6,19 +6,19 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-# What a wheel holds beside the package, where OpenMMLab's packages keep it and `mim` looks for it: mmat/.mim.
+# Copied into the wheel as mmat/.mim, the place of OpenMMLab packages, where `mim` looks.
 ZOO = ('configs', 'tools', 'recipes', 'checkpoints', 'model-index.yml')
 
 
 class BuildWithZoo(build_py):
-    """Puts configs, tools, recipes, checkpoints and the model index into the wheel."""
+    """Copy configs, tools, recipes, checkpoints and the model index into the wheel."""
 
     def run(self):
         super().run()
         if self.editable_mode:
-            return  # the package looks in the checkout
+            return  # the package reads them from the checkout
         mim = Path(self.build_lib) / 'mmat' / '.mim'
-        shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
+        shutil.rmtree(mim, ignore_errors=True)  # left by an earlier build
         mim.mkdir()
         for name in ZOO:
             if (ROOT / name).is_dir():
@@ -71,15 +71,15 @@ setup(
     packages=find_packages(include=['mmat', 'mmat.*']),
     package_data={'mmat.reproduce.report': ['*.css']},
     python_requires='>=3.10',
-    # mmcv is not here: mmcv and mmcv-lite share a folder and pip would install the one over the other. The README's
-    # command adds mmcv-lite where there is neither.
+    # mmcv is not required: mmcv and mmcv-lite overwrite each other, and pip does not notice. The README's commands
+    # install mmcv-lite if neither is installed.
     install_requires=[
         'torch>=2.4',
         'torchvision>=0.19',
         'mmengine>=0.10.5',
         'mmpretrain>=1.2.0',
         'numpy>=1.24',
-        'setuptools',  # mmengine imports distutils, which Python 3.12 left to it
+        'setuptools',  # mmengine imports distutils, which Python 3.12 removed
         'tensorboard',
     ],
     extras_require=EXTRAS,

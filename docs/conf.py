@@ -1,4 +1,4 @@
-"""Builds the documentation: sphinx-build -W -n -b html docs docs/_build/html"""
+"""Sphinx configuration: sphinx-build -W -n -b html docs docs/_build/html"""
 import importlib
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path[:0] = [str(ROOT), str(DOCS)]  # this checkout's mmat, whatever is installed
+sys.path[:0] = [str(ROOT), str(DOCS)]  # import mmat from this checkout
 warnings.filterwarnings('ignore')
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')
 
@@ -25,32 +25,32 @@ html_theme = 'furo'
 html_title = f'mmat {version}'
 html_show_copyright = False
 
-# README.md#results is a link to a heading, as GitHub writes it.
+# Anchors of headings as on GitHub: README.md#results.
 myst_heading_anchors = 4
 
-# READMEs may go from a title to small headings.
+# READMEs may skip heading levels.
 suppress_warnings = ['myst.header']
 
-# Types stand in the docstrings, with their shapes.
+# Docstrings have the types, with shapes.
 autodoc_typehints = 'none'
 autodoc_inherit_docstrings = False
 autodoc_member_order = 'bysource'
 autodoc_default_options = {'members': True, 'show-inheritance': True}
 napoleon_use_rtype = False
 default_role = 'code'
-smartquotes = False  # --help stays --help
+smartquotes = False  # keep --help
 
-# With -n every reference to something of ours must lead somewhere; other projects are not looked up, so that nothing
-# is fetched when the documentation is built.
+# With -n every reference to mmat must resolve. References to other projects are ignored, so that the build needs no
+# network.
 nitpick_ignore_regex = [('py:.*', r'(?!mmat\.).*')]
 
 
-def leave_out_private_bases(app, name, obj, options, bases):
+def drop_private_bases(app, name, obj, options, bases):
     bases[:] = [base for each in bases for base in (each.__bases__ if each.__name__.startswith('_') else [each])]
 
 
-def follow_aliases(app, env, node, contnode):
-    """A reference to mmat.models.at_heads.BaseATHead, which is documented as mmat.models.BaseATHead."""
+def resolve_alias(app, env, node, contnode):
+    """Resolve a reference such as mmat.models.at_heads.BaseATHead, which is documented as mmat.models.BaseATHead."""
     module, _, name = node.get('reftarget', '').rpartition('.')
     if not module.startswith('mmat'):
         return None
@@ -75,5 +75,5 @@ def _import(name):
 def setup(app):
     repository.write_family_pages()
     app.connect('source-read', repository.read_page)
-    app.connect('autodoc-process-bases', leave_out_private_bases)
-    app.connect('missing-reference', follow_aliases)
+    app.connect('autodoc-process-bases', drop_private_bases)
+    app.connect('missing-reference', resolve_alias)

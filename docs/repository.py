@@ -1,11 +1,11 @@
-"""Makes pages of what the repository says elsewhere, once: its READMEs, sections of them, and the model zoo.
+"""Build documentation pages from READMEs, sections of READMEs and the model zoo.
 
 In a page,
 
-- ``<!-- include: ../README.md -->`` stands for a file, ``<!-- include: ../README.md # On the CPU -->`` for the section
-  under that heading;
-- ``<!-- model zoo -->`` stands for the tables of the metafiles;
-- links to files of the repository lead to their page where they have one, and are downloads otherwise.
+- ``<!-- include: ../README.md -->`` includes a file, ``<!-- include: ../README.md # Result -->`` the section under that
+  heading;
+- ``<!-- model zoo -->`` is replaced by the tables of the metafiles;
+- a link to a file of the repository leads to the page that shows the file, or else downloads the file.
 """
 import os
 import re
@@ -22,12 +22,12 @@ _LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)')
 
 
 def family_readmes() -> dict:
-    """README of a family of configs -> its page."""
+    """Map the README of each family of configs to its page."""
     return {readme: FAMILIES / f'{readme.parent.name}.md' for readme in sorted(ROOT.glob('configs/*/README.md'))}
 
 
 def write_family_pages() -> None:
-    """A page for each family of configs, which is its README."""
+    """Write a page for each family of configs, which includes its README."""
     FAMILIES.mkdir(exist_ok=True)
     found = family_readmes()
     for page in set(FAMILIES.glob('*.md')) - set(found.values()):
@@ -39,7 +39,7 @@ def write_family_pages() -> None:
 
 
 def pages() -> dict:
-    """File or folder of the repository -> the page that shows all of it."""
+    """Map a file or folder of the repository to the page that shows all of it."""
     found = {**family_readmes(), ROOT / 'configs': DOCS / 'model_zoo.md'}
     for page in sorted(DOCS.glob('*.md')):
         for target, heading in _INCLUDE.findall(page.read_text(encoding='utf-8')):
@@ -49,16 +49,16 @@ def pages() -> dict:
 
 
 def read_page(app, docname: str, source: list) -> None:
-    """Sphinx' ``source-read``."""
+    """Handle Sphinx' event ``source-read``."""
     source[0] = expand(source[0], DOCS / f'{docname}.md')
 
 
 def expand(text: str, page: Path) -> str:
-    """A page's text with what it includes, its links as they are from there.
+    """Return a page's text with its includes expanded and their links rewritten for the page.
 
     Raises:
-        FileNotFoundError: An included file is not there.
-        ValueError: It has no such section.
+        FileNotFoundError: An included file does not exist.
+        ValueError: An included section does not exist.
     """
     shown = pages()
     parts, end = [], 0
@@ -76,7 +76,7 @@ def expand(text: str, page: Path) -> str:
 
 
 def section(text: str, heading: str, origin) -> str:
-    """The section of a Markdown text under a heading, that included."""
+    """Return the section of a Markdown text under a heading, heading included."""
     lines, taken, level, fenced = text.splitlines(keepends=True), [], None, False
     for line in lines:
         fenced ^= line.startswith('```')
@@ -88,12 +88,12 @@ def section(text: str, heading: str, origin) -> str:
         if level is not None:
             taken.append(line)
     if level is None:
-        raise ValueError(f'{origin} has no section {heading!r}')
+        raise ValueError(f'Unknown section {heading!r} in {origin}.')
     return ''.join(taken)
 
 
 def _relink(text: str, origin: Path, page: Path, shown: dict) -> str:
-    """Links of a text that is written from ``origin``, as they are from ``page``; code is left alone."""
+    """Rewrite the links of a text from ``origin`` for ``page``; leave code unchanged."""
 
     def link(match):
         image, label, target = match.groups()
@@ -103,7 +103,7 @@ def _relink(text: str, origin: Path, page: Path, shown: dict) -> str:
         path = (origin.parent / path).resolve()
         target = shown.get(path) or shown.get(path / 'README.md') or path
         if target.is_dir():
-            return label  # nothing to lead to
+            return label  # a folder has no page
         anchor = f'#{anchor}' if anchor else ''
         return f'{image}[{label}]({os.path.relpath(target, page.parent)}{anchor})'
 
@@ -114,7 +114,7 @@ def _relink(text: str, origin: Path, page: Path, shown: dict) -> str:
 # The model zoo
 
 def zoo() -> str:
-    """The metafiles as Markdown: a section and a table for each, links as from the repository's root."""
+    """Return the metafiles as Markdown: a section and a table each, with links relative to the repository's root."""
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text(encoding='utf-8'))
     return '\n\n'.join(_family(ROOT / metafile) for metafile in index['Import'])
 
@@ -125,7 +125,7 @@ def _family(metafile: Path) -> str:
     title = readme.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')
     papers = [f'[{paper["Title"]}]({paper["URL"]})' for paper in
               (collection.get('Paper') for collection in content['Collections']) if paper]
-    lines = [f'## {title}', '', f'{"; ".join(papers)}. What they are, and what was measured: '
+    lines = [f'## {title}', '', f'{"; ".join(papers)}. Description and results: '
              f'[configs/{metafile.parent.name}]({readme.relative_to(ROOT)}).', '',
              '| config | data | parameters | multiply-accumulates | accuracy, % | weights |',
              '|---|---|---|---|---|---|']
@@ -149,7 +149,7 @@ def _results(entry: dict) -> str:
              for result in entry.get('Results') or () for metric, value in (result.get('Metrics') or {}).items()]
     if not texts:
         return '–'
-    # Weights at a URL are those of another project.
+    # Weights at a URL are another project's.
     published = ', published' if '://' in entry.get('Weights', '') else ''
     epochs = str(entry['Metadata'].get('Epochs', ''))
     return ', '.join(texts) + published + (f', {epochs} epochs' if ' of ' in epochs else '')
