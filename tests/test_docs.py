@@ -1,9 +1,9 @@
-"""The documentation: it builds without a warning, its snippets run, its commands parse, its links lead somewhere.
+"""Tests of the documentation: it builds without warnings, snippets run, commands parse, links resolve.
 
-A block of ``python`` runs after those before it on its page. One that only assigns plain values is a config: it is read
-as one, and its model, teacher or table is built. ``<!-- not run: reason -->`` before a block excuses it. Where the
-comment after an expression is a value, the expression must give it. Commands in a block of ``bash`` are not run: their
-arguments are parsed, and what they name must be there.
+The ``python`` blocks of a page run in order, with common variables. A block that only assigns plain values is a config:
+it is read as one, and its model, teacher or table is built. ``<!-- not run: reason -->`` before a block excludes it. If
+the comment after an expression is a value, the expression must equal it. Commands in ``bash`` blocks are not run: their
+arguments are parsed, and the files, configs and keys that they name must exist.
 """
 import argparse
 import ast
@@ -47,13 +47,13 @@ def _repository():
 
 
 repository = _repository()
-# As a reader sees them: README.md is `index`.
+# Pages with their includes expanded; README.md is `index`.
 PAGES = {path.stem: repository.expand(path.read_text(), path) for path in sorted(DOCS.glob('*.md'))}
 BLOCK = re.compile(r'(<!-- not run: \S.*? -->\n)?^```(\w+)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 def blocks(page, *languages):
-    return [code for excuse, language, code in BLOCK.findall(PAGES[page]) if language in languages and not excuse]
+    return [code for excluded, language, code in BLOCK.findall(PAGES[page]) if language in languages and not excluded]
 
 
 # The site
@@ -67,14 +67,14 @@ def site(tmp_path_factory):
     return target / 'html'
 
 
-def test_the_site_builds_without_a_warning(site):
+def test_site_builds_without_warnings(site):
     assert all((site / f'{page}.html').is_file() for page in PAGES)
     for readme in ROOT.glob('configs/*/README.md'):
         assert readme.read_text().splitlines()[0].strip('# ') in (
             site / 'families' / f'{readme.parent.name}.html').read_text()
 
 
-def test_the_zoo_page_lists_every_model_with_its_config(site):
+def test_zoo_page_lists_every_model_with_its_config(site):
     cells = [re.findall(r'<td><p>(.*?)</p></td>', row, re.DOTALL)
              for row in re.findall(r'<tr.*?</tr>', (site / 'model_zoo.html').read_text(), re.DOTALL) if '<td>' in row]
     rows = {re.sub('<.*?>', '', row[0]): row for row in cells}
@@ -94,9 +94,9 @@ def test_the_zoo_page_lists_every_model_with_its_config(site):
     assert rows['wrn16-1_at-wrn16-2_1xb128_cifar10'][1:4] == ['CIFAR-10', '175,066', '26.7 M']
 
 
-def test_the_api_page_has_every_type(site):
+def test_api_page_has_every_type(site):
     page = (site / 'api.html').read_text()
-    # Other tests register types too.
+    # Other tests register types as well.
     types = [name for each in REGISTRIES for name, kind in each.module_dict.items()
              if kind.__module__.startswith('mmat.')]
     assert len(types) > 20
@@ -107,7 +107,7 @@ def test_the_api_page_has_every_type(site):
 
 @pytest.fixture
 def namespace(tmp_path, monkeypatch):
-    """Variables of a page, in a folder with PICTURES alone; what its snippets register is forgotten afterwards."""
+    """Variables of a page, in a folder that has PICTURES only; types that snippets register are removed afterwards."""
     monkeypatch.chdir(tmp_path)
     Path('PICTURES').mkdir()
     Image.new('RGB', (40, 30), 'red').save('PICTURES/red.png')
@@ -119,7 +119,7 @@ def namespace(tmp_path, monkeypatch):
 
 
 def is_config(code):
-    """Whether it only assigns constants, lists and dicts of them."""
+    """Return whether a block only assigns constants, and lists and dicts of them."""
     tree = ast.parse(re.sub(r'\{\{.*?\}\}', "'base'", code))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return (all(isinstance(node, ast.Assign) for node in tree.body) and bool(calls or '_base_' in code)
@@ -128,7 +128,7 @@ def is_config(code):
 
 
 def read_config(code, namespace):
-    """Read a config as if it lay in a folder of configs, build what is whole in it, and keep its variables."""
+    """Read a block as a file of configs/mine, build its model, teacher or table, and keep its variables."""
     folder = Path('configs', 'mine')
     folder.mkdir(parents=True, exist_ok=True)
     for family in ROOT.glob('configs/*/'):
@@ -171,7 +171,7 @@ def run(code, namespace):
 @pytest.mark.parametrize('page', [page for page in PAGES if blocks(page, 'python')])
 def test_snippets_run(page, namespace):
     snippets = blocks(page, 'python')
-    # What the page has had its reader train.
+    # Checkpoints that the page's commands would have trained.
     for name in set(re.findall(r"'work_dirs/([^'/]+)'", ''.join(code for code in snippets if not is_config(code)))):
         folder = Path('work_dirs', name)
         folder.mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_snippets_run(page, namespace):
         (read_config if is_config(code) else run)(code, namespace)
 
 
-def test_a_snippet_that_is_wrong_fails(namespace):
+def test_wrong_snippets_fail(namespace):
     run('a = 2\na + 1  # 3\na * a  # squared', namespace)
     for code in ('a + 1  # 4', 'absent', 'import mmat.absent'):
         with pytest.raises((AssertionError, NameError, ImportError)):
@@ -199,7 +199,7 @@ class Parsed(Exception):
 
 
 def commands(code):
-    """The words of each command, its variables before it."""
+    """Yield the words of each command, with the variables set before it."""
     for line in code.replace('\\\n', ' ').splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -209,7 +209,7 @@ def commands(code):
 
 
 def parse(script, words, monkeypatch):
-    """What a script makes of its arguments."""
+    """Return the parsed arguments of a script, which stops there."""
 
     def stopping(method):
         def stop(parser, *args, **kwargs):
@@ -225,7 +225,7 @@ def parse(script, words, monkeypatch):
     return parsed.value.args[0]
 
 
-# Of the scripts that start several processes: the tool, and which of their words it is not given.
+# Launch scripts: the tool that they start, and the positions of the arguments that they do not pass to it.
 LAUNCHERS = {'tools/dist_train.sh': ('train.py', (1, )), 'tools/dist_test.sh': ('test.py', (2, )),
              'tools/slurm_train.sh': ('train.py', (0, 1)), 'tools/slurm_test.sh': ('test.py', (0, 1))}
 
@@ -272,7 +272,7 @@ def test_commands_parse(page, monkeypatch):
     'tools/slurm_train.sh PARTITION JOB absent', 'mim train mmat absent.py', "pip install -e '.[absent]'",
     'python tools/reproduce.py recipes/absent.py',
     'python tools/train.py wrn16-1_1xb10_digits --cfg-options train_dataloadr.batch_size=2'])
-def test_a_command_that_is_wrong_fails(command, monkeypatch, capsys):
+def test_wrong_commands_fail(command, monkeypatch, capsys):
     words, = commands(command)
     with pytest.raises((AssertionError, SystemExit, FileNotFoundError, KeyError)):
         check_command(words, monkeypatch)
@@ -281,7 +281,7 @@ def test_a_command_that_is_wrong_fails(command, monkeypatch, capsys):
 # Links
 
 def documents():
-    # A virtual environment may lie in the checkout, by any name.
+    # The checkout may contain a virtual environment, under any name.
     folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != '.' and path.name not in SKIPPED
                and not (path / 'pyvenv.cfg').is_file()]
     found = [*ROOT.glob('*.md'), *(path for folder in folders for path in folder.rglob('*.md'))]
@@ -289,7 +289,7 @@ def documents():
 
 
 def anchors(text):
-    """Those that GitHub and MyST make of headings."""
+    """Return the anchors that GitHub and MyST give to headings."""
     text = re.sub(r'^```.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
             for heading in re.findall(r'^#+ (.*?)\s*$', text, re.MULTILINE)}
@@ -312,19 +312,19 @@ def broken_links(path):
 
 
 @pytest.mark.parametrize('path', documents(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(path):
+def test_links_resolve(path):
     assert list(broken_links(path)) == []
 
 
 @pytest.mark.parametrize('path', documents(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_tables_have_a_head(path):
+def test_tables_have_a_header(path):
     text = re.sub(r'```.*?```', '', path.read_text(), flags=re.DOTALL)
     for table in re.findall(r'(?:^\|.*\n?)+', text, re.MULTILINE):
         head, rule, *rows = table.strip().split('\n') + ['', '']
         assert set(rule) <= set('|-: ') and len(rule) > 2, head
 
 
-def test_a_link_that_leads_nowhere_is_told(tmp_path):
+def test_broken_links_are_found(tmp_path):
     path = tmp_path / 'page.md'
     path.write_text('# A title, with "signs"\n[a](page.md#a-title-with-signs) [b](#absent) [c](absent.md) `[d](e)`\n')
     assert list(broken_links(path)) == ['#absent', 'absent.md']

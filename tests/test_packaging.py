@@ -1,4 +1,4 @@
-"""What is built, and that it works where nothing but it and its requirements are installed."""
+"""Tests of the wheel and the source distribution, and of the wheel in an environment with its requirements only."""
 import json
 import os
 import shutil
@@ -23,14 +23,14 @@ WITH_WEIGHTS = 'wrn16-1_1xb10_digits'
 
 
 def files_under(root, *folders):
-    """Paths relative to a root of what lies in some folders of it, compiled files left out."""
+    """Return the files in some folders of a root, relative to the root, without compiled files."""
     return {str(path.relative_to(root)) for folder in folders for path in (root / folder).rglob('*')
             if path.is_file() and '__pycache__' not in path.parts}
 
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """A copy of the checkout to build in, for a build writes beside what it builds."""
+    """A copy of the checkout to build in, because a build writes into its source."""
     target = tmp_path_factory.mktemp('source') / 'mmat'
     target.mkdir()
     for path in ROOT.iterdir():
@@ -38,7 +38,7 @@ def source(tmp_path_factory):
             shutil.copy(path, target)
         elif path.name in ('mmat', 'docs', 'tests', 'projects', 'benchmarks', 'results', *ZOO):
             shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns('__pycache__', '_build', '.mim'))
-    # Weights of a config, whatever weights the zoo has.
+    # Weights of one config, whether or not the zoo has some.
     torch.manual_seed(0)
     torch.save(dict(state_dict=build_network(WITH_WEIGHTS).state_dict()), target / 'epoch_1.pth')
     weights = publish_checkpoint(target / 'epoch_1.pth', target / 'checkpoints' / 'of_a_test', half=True)
@@ -50,7 +50,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def built(source, tmp_path_factory):
-    """The source distribution, the wheel made of it, and the wheel made of the checkout."""
+    """The source distribution, the wheel built from it, and the wheel built from the checkout."""
 
     def build(folder, *options):
         target = tmp_path_factory.mktemp(folder)
@@ -60,7 +60,7 @@ def built(source, tmp_path_factory):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return {path.suffix: path for path in target.iterdir()}
 
-    # Without options: the wheel is made of the source distribution.
+    # Without options, the wheel is built from the source distribution.
     both = build('both')
     return both['.gz'], both['.whl'], build('wheel', '--wheel')['.whl']
 
@@ -70,7 +70,7 @@ def contents(wheel):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_the_wheel_holds_the_package_and_the_zoo_and_nothing_else(built, source):
+def test_wheel_holds_the_package_and_the_zoo_only(built, source):
     wheel = built[2]
     expected = files_under(source, 'mmat') | {f'mmat/.mim/{path}' for path in files_under(source, *ZOO)}
     expected.add('mmat/.mim/model-index.yml')
@@ -81,14 +81,14 @@ def test_the_wheel_holds_the_package_and_the_zoo_and_nothing_else(built, source)
     assert any(name.endswith('LICENSE') for name in information)
 
 
-def test_the_source_distribution_builds_the_wheel_of_the_checkout(built):
+def test_sdist_builds_the_same_wheel_as_the_checkout(built):
     from_sdist, from_checkout = (contents(wheel) for wheel in built[1:])
     assert from_sdist.keys() == from_checkout.keys()
     assert [name for name in from_sdist if from_sdist[name] != from_checkout[name]
             and not name.endswith('.dist-info/RECORD')] == []
 
 
-def test_the_source_distribution_holds_the_repository(built, source):
+def test_sdist_holds_the_repository(built, source):
     with tarfile.open(built[0]) as archive:
         found = {name.split('/', 1)[1] for name in archive.getnames() if '/' in name}
     assert files_under(source, 'docs', 'tests', 'projects', 'benchmarks', 'results', 'mmat', *ZOO) <= found
@@ -96,13 +96,13 @@ def test_the_source_distribution_holds_the_repository(built, source):
             'pyproject.toml'} <= found
 
 
-def test_each_config_has_a_file_name_of_its_own():
-    """mim looks for a config by the name of its file alone."""
+def test_config_file_names_are_unique():
+    """mim finds a config by its file name alone."""
     names = [path.name for path in ROOT.glob('configs/[!_]*/*.py')]
     assert sorted(names) == sorted(set(names))
 
 
-def test_what_an_earlier_build_left_is_not_packed(source, tmp_path):
+def test_files_of_an_earlier_build_are_not_packed(source, tmp_path):
     stale = source / 'build' / 'lib' / 'mmat' / '.mim' / 'configs' / 'gone' / 'gone.py'
     stale.parent.mkdir(parents=True)
     stale.touch()
@@ -115,10 +115,10 @@ def test_what_an_earlier_build_left_is_not_packed(source, tmp_path):
     assert not [name for name in contents(wheel) if 'gone' in name]
 
 
-# In an environment of its own
+# In a separate environment
 
 def requirements(wheel, *extras):
-    """Every distribution that pip would install with a wheel, by what is installed here."""
+    """Return every distribution that pip would install with a wheel, as installed here."""
     from packaging.metadata import parse_email
     from packaging.requirements import Requirement
 
@@ -146,7 +146,7 @@ def requirements(wheel, *extras):
 
 @pytest.fixture(scope='module')
 def install(built, tmp_path_factory):
-    """Makes an environment with the wheel and its requirements: these by links, so that it costs no time or space."""
+    """Return a function that makes an environment with the wheel, and links to the installed requirements."""
 
     def make(*extras):
         place = tmp_path_factory.mktemp('environment')
@@ -170,8 +170,8 @@ def run(python, folder, *words):
     return done.stdout
 
 
-def test_the_wheel_needs_nothing_that_it_does_not_require(install, tmp_path, source):
-    """Every module imports with the plain requirements, and names of the zoo mean what lies in the wheel."""
+def test_wheel_declares_all_its_requirements(install, tmp_path, source):
+    """Every module imports with the plain requirements, and the zoo is read from the wheel."""
     python, packages = install()
     output = run(python, tmp_path, '-c', f"""
 import importlib, importlib.util, json, pkgutil, sys
@@ -199,7 +199,7 @@ print(json.dumps(dict(
     assert found['models'] == mmat.list_models()
 
 
-def test_the_wheels_tools_train(install, tmp_path):
+def test_tools_of_the_wheel_train(install, tmp_path):
     python, packages = install('digits')
     tools = packages / 'mmat' / '.mim' / 'tools'
     short = ['--cfg-options', 'train_cfg.max_epochs=1', 'val_dataloader.dataset.indices=20',
