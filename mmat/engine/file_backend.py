@@ -1,4 +1,4 @@
-"""mmengine's files, whole or not there."""
+"""Atomic writes for mmengine's file backends."""
 from pathlib import Path
 from typing import Union
 
@@ -8,9 +8,10 @@ from mmat.utils.files import write_atomic
 
 
 class AtomicBackend(LocalBackend):
-    """mmengine's local files, written beside their place and moved there when they are complete.
+    """mmengine's local backend with atomic writes.
 
-    mmengine writes in place: a run killed while it saves leaves half a checkpoint under the right name.
+    mmengine writes in place, so a run killed while saving leaves a truncated checkpoint. This backend writes a
+    temporary file and renames it when complete.
     """
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Precision."""
+"""Mixed precision training."""
 from contextlib import contextmanager
 
 import torch
@@ -10,13 +10,13 @@ from mmat.registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """Trains under bfloat16 autocast on any device, the CPU too, where mmengine's AmpOptimWrapper refuses.
+    """OptimWrapper that trains under bfloat16 autocast on any device. mmengine's AmpOptimWrapper refuses the CPU.
 
-    bfloat16 has float32's range, so there is no loss scaling. Weights, their gradients and the optimizer stay float32;
-    so do the attention maps.
+    bfloat16 has the range of float32 and needs no loss scaling. Weights, gradients of weights, the optimizer and
+    attention maps stay float32.
 
     Args:
-        **kwargs: mmengine's OptimWrapper's.
+        **kwargs: Arguments of mmengine's OptimWrapper.
     """
 
     @contextmanager

@@ -1,69 +1,70 @@
-"""Tasks that take turns: several loops in one thread, of which one goes on at a time."""
+"""Run several loops in one thread, one step each in turn."""
 from collections import deque
 from typing import Callable, Hashable, Mapping
 
+from mmat.errors import MissingPackageError
+
 
 def import_greenlet():
-    """The package of that name.
+    """Return the package greenlet.
 
     Raises:
-        ImportError: It is not installed; the message says how to.
+        MissingPackageError: greenlet is not installed.
     """
     try:
         import greenlet
     except ImportError:
-        raise ImportError("several seeds in one process take turns by means of greenlet, which is not installed: "
-                          "pip install 'mmat[seeds]', or pip install greenlet") from None
+        raise MissingPackageError('Training several seeds in one process needs greenlet, which is not installed. '
+                                  "Run pip install 'mmat[seeds]', or pip install greenlet.") from None
     return greenlet
 
 
-class Turns:
-    """Runs tasks that hand each other the turn, in the order in which they were given.
+class RoundRobin:
+    """Run tasks in a fixed order; each runs until it calls :meth:`switch`.
 
-    It lets loops that were written to run alone, such as mmengine's, go on step by step. They are greenlets: threads
-    would each have OpenMP workers of their own, which wait for their turn at the cost of those that work.
+    Loops written to run alone, such as mmengine's, can so advance step by step. The tasks are greenlets, not threads:
+    each thread would start its own OpenMP workers, whose busy waiting slows down the active ones.
     """
 
     def __init__(self):
-        # Whose turn it is comes first.
-        self._ring = deque()
+        # The running task comes first.
+        self._tasks = deque()
 
     def run(self, tasks: Mapping[Hashable, Callable[[], None]]) -> None:
-        """Run tasks to their ends. One that ends leaves the others to it.
+        """Run tasks to their ends. The others continue when one ends.
 
         Args:
-            tasks (Mapping[Hashable, Callable]): By name. Each calls :meth:`hand_over` where another may go on.
+            tasks (Mapping[Hashable, Callable]): Tasks by name. Each calls :meth:`switch` to let the others run.
 
         Raises:
-            BaseException: What the first task that failed has raised, SystemExit and KeyboardInterrupt too; by then all
-                have ended.
-            ImportError: greenlet is not installed.
+            BaseException: The first exception of a task, SystemExit and KeyboardInterrupt included. All tasks are ended
+                before it is raised.
+            MissingPackageError: greenlet is not installed.
         """
         greenlet = import_greenlet()
-        self._home = greenlet.getcurrent()
-        self._ring.extend(greenlet.greenlet(task) for task in tasks.values())
+        self._scheduler = greenlet.getcurrent()
+        self._tasks.extend(greenlet.greenlet(task) for task in tasks.values())
         try:
-            while self._ring:
-                task = self._ring[0]
-                # Comes back when the task hands over, or has ended; what it raised arrives here.
+            while self._tasks:
+                task = self._tasks[0]
+                # Returns when the task switches or ends, and raises the task's exception.
                 task.switch()
                 if task.dead:
-                    self._ring.popleft()
+                    self._tasks.popleft()
                 else:
-                    self._ring.rotate(-1)
+                    self._tasks.rotate(-1)
         finally:
-            for task in self._ring:
+            for task in self._tasks:
                 if not task.dead:
                     try:
-                        task.throw()  # GreenletExit, which is no Exception
-                    except BaseException:  # what it ends for is being raised already
+                        task.throw()  # GreenletExit, a BaseException
+                    except BaseException:  # the first exception is already being raised
                         pass
 
-    @property
-    def alone(self) -> bool:
-        """Whether there is nobody else left."""
-        return len(self._ring) == 1
+    def __len__(self) -> int:
+        """Number of tasks that have not ended."""
+        return len(self._tasks)
 
-    def hand_over(self) -> None:
-        """Let the others go on, each for its turn, and come back. Called by the task whose turn it is."""
-        self._home.switch()
+    def switch(self) -> None:
+        """Let every other task run until it switches, then return. Called by the running task."""
+        self._scheduler.switch()

@@ -1,4 +1,4 @@
-"""Several seeds of one config trained in one process, on the same batches and under one pass of the teacher."""
+"""Train several seeds of one config in one process, sharing batches and the teacher's forward pass."""
 from functools import partial
 from itertools import count
 from typing import Callable, Dict, Iterator, Optional, Sequence
@@ -7,62 +7,64 @@ import torch
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
+from mmat.errors import ConfigError, UserError
 from mmat.models import Distiller
 from mmat.models.data_preprocessor import BatchPreprocessor
 from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import get_rng_state, set_rng_state
 
 from .hooks import DistillationHook
-from .round_robin import Turns
+from .round_robin import RoundRobin
 
 
-def train_together(seeds: Sequence[int], make: Callable[[int], Runner]) -> Dict[int, Runner]:
-    """Train several runs that differ in their seed alone, each to the bit as it trains by itself.
+def train_together(seeds: Sequence[int], build_runner: Callable[[int], Runner]) -> Dict[int, Runner]:
+    """Train runs that differ only in their seed. Each gives the same bits as when it is trained alone.
 
-    Each has an unchanged Runner, with its work directory, logs, hooks, optimizer, checkpoints and validation. They take
-    turns, an iteration each; whoever comes first loads and preprocesses a batch and asks the teacher about it, the
-    others get the same tensors. The datasets, one batch, and the teacher are in memory once. Of what there is once in a
-    process, the random states and mmengine's current logger and message hub change hands with the turn. The time that a
-    run logs for an iteration is that of a turn of all, of which ``data_time`` is the others' part.
+    Each seed has a plain mmengine Runner with its own work directory, logs, hooks, optimizer, checkpoints and
+    validation. The runs advance one iteration at a time, in turn. The first run to reach a batch loads and preprocesses
+    it and computes the teacher's outputs; the others use the same tensors. The datasets, one batch and the teacher are
+    in memory once. RNG state, logger and message hub are swapped at every seed switch. The iteration time in a run's
+    log covers one iteration of all runs; its ``data_time`` contains the other runs' part.
 
-    One that stops early leaves the others running; one that fails, or Ctrl-C, ends all.
+    A run that stops early leaves the others running. A run that fails, or Ctrl-C, ends all.
 
     Args:
-        seeds (Sequence[int]): Each once.
-        make (Callable[[int], Runner]): The Runner of a seed: of one config but for seed, work directory and experiment
-            name; with a :class:`BatchPreprocessor` that has a seed, and the sampler's, the same for all; and without
-            workers for training.
+        seeds (Sequence[int]): Distinct seeds.
+        build_runner (Callable[[int], Runner]): Builds the Runner of a seed. The runs' configs may differ in seed, work
+            directory and experiment name. They need a :class:`BatchPreprocessor` and a sampler with fixed seeds, and
+            ``num_workers=0`` for training.
 
     Returns:
-        dict[int, Runner]: By seed.
+        dict[int, Runner]: Runners by seed.
 
     Raises:
-        ValueError: A run in which batches would not be what the run gets by itself: datasets that draw random numbers,
-            a preprocessor without a seed, or runs that are at different places.
-        ImportError: greenlet is not installed.
-        BaseException: What one of them raised; ``seed`` of it says whose it is.
+        ConfigError: The runs would get other batches than alone: a dataset or sampler draws random numbers, or the
+            preprocessor has no seed.
+        UserError: The runs differ in their position in the training, or in the seeds of their batches.
+        MissingPackageError: greenlet is not installed.
+        BaseException: The exception of a run; its attribute ``seed`` names the run.
     """
-    group = _Group(make)
-    group.turns.run({seed: partial(group.train, seed) for seed in seeds})
+    group = _SeedGroup(build_runner)
+    group.round_robin.run({seed: partial(group.train, seed) for seed in seeds})
     return group.runners
 
 
-class _Group:
-    """What the runs share."""
+class _SeedGroup:
+    """State shared by the runs."""
 
-    def __init__(self, make: Callable[[int], Runner]):
-        self.make = make
-        self.turns = Turns()
+    def __init__(self, build_runner: Callable[[int], Runner]):
+        self.build_runner = build_runner
+        self.round_robin = RoundRobin()
         self.runners = {}
         self.datasets = []
         self.teacher = None
-        self.batches = _Batches(self._forget)
+        self.batches = _SharedBatches(self._clear_teacher)
 
     def train(self, seed: int) -> None:
-        """The life of one run."""
+        """Train one run from start to end."""
         try:
-            # From here on `seed` is what random states follow from, until the first turn is handed over.
-            runner = self.runners[seed] = self.make(seed)
+            # Building the runner seeds the RNG, whose state is this run's until its first switch.
+            runner = self.runners[seed] = self.build_runner(seed)
             runner.logger.name = f'{runner.logger.name}.seed{seed}'
             self._share(seed, runner)
             runner.train()
@@ -76,61 +78,61 @@ class _Group:
         model = unwrap(runner.model)
         preprocessor = model.data_preprocessor
         if getattr(preprocessor, 'random', None) is None:
-            raise ValueError(f'batches are shared where they are augmented by mmat.BatchPreprocessor with a seed, '
-                             f'got {type(preprocessor).__name__}')
-        preprocessor.forward = partial(_prepare, preprocessor, preprocessor.forward)
+            raise ConfigError('Sharing batches needs mmat.BatchPreprocessor with a seed as data_preprocessor, got '
+                              f'{type(preprocessor).__name__}. Give --batch-seed.')
+        preprocessor.forward = partial(_preprocess_once, preprocessor, preprocessor.forward)
         runner.build_dataloader = partial(self._build_dataloader, runner, count())
         if not isinstance(model, Distiller) or model.teacher is None:
             return
         if self.teacher is None:
             self.teacher = SharedTeacher(model.teacher)
         else:
-            runner.logger.info(f'The teacher is that of seed {next(iter(self.runners))}, whose log has its accuracy.')
+            first = next(iter(self.runners))
+            runner.logger.info(f'Sharing the teacher of seed {first}, whose log has its accuracy.')
             for hook in runner.hooks:
                 if isinstance(hook, DistillationHook):
                     hook.validate_teacher = False
         model.teacher = self.teacher
 
-    def _forget(self) -> None:
+    def _clear_teacher(self) -> None:
         if self.teacher is not None:
-            self.teacher.forget()
+            self.teacher.clear_cache()
 
-    def _hand_over(self, runner: Runner) -> None:
-        if self.turns.alone:
+    def _switch(self, runner: Runner) -> None:
+        if len(self.round_robin) == 1:
             return
         state = get_rng_state()
-        self.turns.hand_over()
+        self.round_robin.switch()
         set_rng_state(state)
         for instance in (runner.logger, runner.message_hub):
-            # The last is the current one.
+            # mmengine's current instance is the last one.
             type(instance)._instance_dict.move_to_end(instance.instance_name)
 
     def _build_dataloader(self, runner: Runner, epochs: Iterator[int], config: dict, **kwargs) -> '_Loader':
-        """In place of the Runner's: a loader of the shared dataset, which training reads in turns."""
-        wanted = {key: config.get(key) for key in ('dataset', 'num_batch_per_epoch')}
-        dataset = next((dataset for known, dataset in self.datasets if known == wanted), None)
+        """Replace ``Runner.build_dataloader``: share the datasets, and the batches of training."""
+        key = {name: config.get(name) for name in ('dataset', 'num_batch_per_epoch')}
+        dataset = next((dataset for known, dataset in self.datasets if known == key), None)
         if dataset is None:
             state = get_rng_state()
             loader = Runner.build_dataloader(config, **kwargs)
-            if not _equal(state, get_rng_state()):
-                raise ValueError(f'{type(loader.dataset).__name__} or its sampler draws random numbers while it is '
-                                 'built, so that it is another for each seed: train the seeds one by one')
-            self.datasets.append((wanted, loader.dataset))
+            if not _equal_states(state, get_rng_state()):
+                raise ConfigError(f'Cannot share {type(loader.dataset).__name__}: it or its sampler draws random '
+                                  'numbers when built, so it differs between seeds. Train the seeds one by one.')
+            self.datasets.append((key, loader.dataset))
         else:
-            config = {key: value for key, value in config.items() if key != 'num_batch_per_epoch'}
-            loader = Runner.build_dataloader({**config, 'dataset': _AsItIs(dataset)}, **kwargs)
-        # Training's is the first that a Runner builds.
+            config = {name: value for name, value in config.items() if name != 'num_batch_per_epoch'}
+            loader = Runner.build_dataloader({**config, 'dataset': _NoCopy(dataset)}, **kwargs)
+        # A Runner builds the training loader first.
         if isinstance(runner._train_loop, BaseLoop):
             return loader
         if loader.num_workers:
-            raise ValueError(f'batches are shared where they are loaded without workers, got num_workers='
-                             f'{loader.num_workers}')
+            raise ConfigError(f'Sharing batches needs num_workers=0, got num_workers={loader.num_workers}.')
         return _Loader(loader, lambda iterator: self.batches.read(
-            next(epochs), iterator, loader.sampler, partial(self._hand_over, runner)))
+            next(epochs), iterator, loader.sampler, partial(self._switch, runner)))
 
 
-class _AsItIs:
-    """A dataset in a config, of which the Runner takes a deep copy."""
+class _NoCopy:
+    """Wrap a dataset in a config so that the Runner's deep copy of the config does not copy it."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -147,7 +149,7 @@ class _Loader:
         self._read = read
 
     def __iter__(self) -> Iterator:
-        # Its iterator draws a random number when it is made, used or not; so do those of the others.
+        # Creating the iterator draws a random number, so every run creates one, even if it is not used.
         return self._read(iter(self._loader))
 
     def __len__(self) -> int:
@@ -158,7 +160,7 @@ class _Loader:
 
 
 class _Batch:
-    """A batch of a loader, and what the preprocessor made of it for whoever came first."""
+    """A batch as loaded (``raw``), and its preprocessing result once the first run has computed it (``prepared``)."""
 
     def __init__(self, raw: dict):
         self.raw = raw
@@ -166,112 +168,114 @@ class _Batch:
 
 
 class SharedBatch(dict):
-    """What one run gets of a batch: the loader's dict, its own, and where the others look too."""
+    """One run's own copy of a loaded batch dict, with a reference to the shared ``batch``."""
 
     def __init__(self, batch: _Batch):
         super().__init__(batch.raw)
         self.batch = batch
 
 
-class _Batches:
-    """The batches of training, each loaded once."""
+class _SharedBatches:
+    """The training batches, each loaded once. Only the current one is kept."""
 
-    def __init__(self, forget: Callable[[], None]):
-        self._forget = forget
-        self._place = None
+    def __init__(self, on_release: Callable[[], None]):
+        self._on_release = on_release
+        self._position = None
         self._batch: Optional[_Batch] = None
         self._iterator = None
         self._order = None
 
-    def read(self, epoch: int, iterator: Iterator, sampler, hand_over: Callable[[], None]) -> Iterator[SharedBatch]:
-        """One run's batches of an epoch. The others have their turns before each."""
-        for position in count():
-            hand_over()
+    def read(self, epoch: int, iterator: Iterator, sampler, switch: Callable[[], None]) -> Iterator[SharedBatch]:
+        """Yield one run's batches of an epoch. The other runs advance before each."""
+        for index in count():
+            switch()
             order = getattr(sampler, 'seed', None), getattr(sampler, 'epoch', None)
-            if (epoch, position) != self._place:
-                if self._place is not None and self._place > (epoch, position):
-                    raise ValueError('the seeds are at different places of their training')
-                self._load(epoch, position, iterator, order)
+            if (epoch, index) != self._position:
+                if self._position is not None and self._position > (epoch, index):
+                    raise UserError('The seeds are at different positions in their training. Resume all from the same '
+                                    'epoch.')
+                self._load(epoch, index, iterator, order)
             elif order != self._order:
-                raise ValueError(f'the seeds go through the data in different orders (seed and epoch of the sampler: '
-                                 f'{self._order} and {order}): were they begun with other --batch-seed?')
+                raise UserError('The seeds read the data in different orders (seed and epoch of the sampler: '
+                                f'{self._order} and {order}). Resume only runs started with the same --batch-seed.')
             if self._batch is None:
                 return
             yield SharedBatch(self._batch)
 
-    def _load(self, epoch: int, position: int, iterator: Iterator, order: tuple) -> None:
+    def _load(self, epoch: int, index: int, iterator: Iterator, order: tuple) -> None:
         if self._batch is not None:
-            # The loops of the others still hold on to it.
+            # The loops of the other runs still reference the batch.
             self._batch.prepared = None
             self._batch = None
-            self._forget()
-        if position == 0:
+            self._on_release()
+        if index == 0:
             self._iterator, self._order = iterator, order
-        state = get_rng_state() if position == 0 else None
+        state = get_rng_state() if index == 0 else None
         batch = next(self._iterator, None)
-        if state is not None and not _equal(state, get_rng_state()):
-            raise ValueError('loading a batch drew random numbers, so that it is another for each seed: train the '
-                             'seeds one by one, or augment with mmat.BatchPreprocessor alone')
-        self._place, self._batch = (epoch, position), None if batch is None else _Batch(batch)
+        if state is not None and not _equal_states(state, get_rng_state()):
+            raise ConfigError('Cannot share batches: loading one draws random numbers, so they differ between seeds. '
+                              'Train the seeds one by one, or augment with mmat.BatchPreprocessor alone.')
+        self._position, self._batch = (epoch, index), None if batch is None else _Batch(batch)
 
 
-def _prepare(preprocessor: BatchPreprocessor, forward: Callable, data: dict, training: bool = False) -> dict:
-    """A preprocessor's ``forward`` that prepares a shared batch once, and draws as if it had done it each time."""
+def _preprocess_once(preprocessor: BatchPreprocessor, forward: Callable, data: dict, training: bool = False) -> dict:
+    """Replace a preprocessor's ``forward``: process a shared batch once, and advance the RNG stream for every run."""
     if not training or not isinstance(data, SharedBatch):
         return forward(data, training)
     batch, before = data.batch, preprocessor.random.state_dict()
     if data.keys() != batch.raw.keys() or any(value is not batch.raw[key] for key, value in data.items()):
-        raise ValueError('a hook has put something else into a batch, which the seeds share: train them one by one')
+        raise ConfigError('A hook has changed the content of a batch, which the seeds share. Remove the hook, or train '
+                          'the seeds one by one.')
     if batch.prepared is None:
         prepared = forward(data, training)
         batch.prepared = before, prepared, preprocessor.random.state_dict()
     first, prepared, after = batch.prepared
-    if not _equal(first, before):
-        raise ValueError("the seeds' batches are augmented by different random numbers: were they begun with other "
-                         '--batch-seed?')
+    if not _equal_states(first, before):
+        raise UserError("The seeds' batches are augmented with different random numbers. Resume only runs started with "
+                        'the same --batch-seed.')
     preprocessor.random.load_state_dict(after)
     return dict(prepared)
 
 
 class SharedTeacher:
-    """A :class:`mmat.models.distillers.Teacher` that sees each batch once; all else is as it was.
+    """A :class:`mmat.models.distillers.Teacher` that computes its outputs for a batch once.
 
     Args:
-        teacher (Teacher): Of the run that comes first.
+        teacher (Teacher): The first run's teacher.
     """
 
     def __init__(self, teacher):
         self._teacher = teacher
-        self.forget()
+        self.clear_cache()
 
     def __call__(self, inputs: Tensor, *args, **kwargs):
-        """What the teacher gives for ``inputs``, asked for the first time that they come."""
+        """Return the teacher's outputs for ``inputs``, cached while the same tensor is passed."""
         if inputs is not self._inputs:
-            self.forget()
+            self.clear_cache()
             self._outputs = self._teacher(inputs, *args, **kwargs)
             self._inputs = inputs
         return self._outputs
 
-    def forget(self) -> None:
-        """Let go of the last batch."""
+    def clear_cache(self) -> None:
+        """Free the last batch and its outputs."""
         self._inputs = self._outputs = None
 
     def __deepcopy__(self, memo):
-        # As a Teacher: a copy of the student under EMA has the same.
+        # As Teacher: EMA copies of the student share it.
         return self
 
     def __getattr__(self, name: str):
         return getattr(self._teacher, name)
 
 
-def _equal(first, second) -> bool:
-    """Whether two random states are the same."""
+def _equal_states(first, second) -> bool:
+    """Compare two random states."""
     if first is second:
         return True
     if isinstance(first, Tensor):
         return torch.equal(first, second)
     if isinstance(first, dict):
-        return all(_equal(first[key], second[key]) for key in first)
+        return all(_equal_states(first[key], second[key]) for key in first)
     if isinstance(first, (tuple, list)):
-        return all(map(_equal, first, second))
+        return all(map(_equal_states, first, second))
     return first == second

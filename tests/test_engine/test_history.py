@@ -61,7 +61,7 @@ def test_so_many_wait_at_most():
     history = ScalarHistory()
     for value in range(2500):
         history.update(torch.tensor(float(value)))
-    assert len(history._waiting) <= 1000
+    assert len(history._pending) <= 1000
     assert history.data[0].tolist() == list(range(2500))
 
 
@@ -69,7 +69,7 @@ def test_a_tensor_waits_as_it_was_and_alone():
     history = ScalarHistory()
     large = torch.arange(10000., requires_grad=True)
     history.update(large[3])
-    waiting, = history._waiting
+    waiting, = history._pending
     assert not waiting.requires_grad and waiting.untyped_storage().nbytes() == 4
     assert history.current() == 3
 

@@ -1,4 +1,4 @@
-"""Pictures of attention as the training goes."""
+"""Log images of attention maps during training."""
 from typing import Dict, Optional, Sequence
 
 import torch
@@ -7,6 +7,7 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from torch import Tensor
 
+from mmat.errors import ConfigError, LayerError
 from mmat.models import Distiller, attention_layers, get_attention_maps
 from mmat.models.build_checks import eval_mode
 from mmat.models.denormalize import denormalize
@@ -21,27 +22,27 @@ from mmat.visualization import render_attention_grid, short_names
 
 @HOOKS.register_module()
 class AttentionVisualizationHook(Hook):
-    """Draws what the network looks at on images of the test set: before training, then every so many epochs, and last.
+    """Log attention maps on test images before training, at a fixed interval, and after training.
 
-    The pictures go to every backend of the Runner's visualizer (TensorBoard, the work directory, ...) as 'attention'. A
-    row is an image, its columns the attention maps, upsampled bilinearly and stretched to their own range. Of a
-    distiller both student and teacher are drawn, of averaged weights (EMA) the trained ones. Training is not touched:
-    modes and random states are left as found.
+    Each backend of the Runner's visualizer (TensorBoard, the work directory, ...) receives them as 'attention'. Each
+    row shows an image and its attention maps, upsampled bilinearly and scaled to their own range. For a distiller, both
+    student and teacher are shown. With EMA, the trained weights are shown, not the averaged ones. Module modes and
+    random states are restored, so training is unaffected.
 
     Args:
-        interval (int): Epochs from one picture to the next; iterations where ``by_epoch`` is False. Defaults to 10.
-        by_epoch (bool): See ``interval``. Defaults to True.
-        num_images (int): How many images, taken at equal distances from the test set, or from the validation set where
-            there is no test set. Defaults to 8.
-        layers (Sequence[int | str], optional): Stage indices or module paths of the network (of the student, where it
-            learns from a teacher). Defaults to None, every map of an attention neck, or every stage of a network
-            without.
+        interval (int): Epochs between two logs, or iterations if ``by_epoch`` is False. Defaults to 10.
+        by_epoch (bool): Unit of ``interval``. Defaults to True.
+        num_images (int): Number of images, evenly spaced in the test set, or in the validation set if there is no test
+            set. Defaults to 8.
+        layers (Sequence[int | str], optional): Stage indices or module paths of the network (the student of a
+            distiller). Defaults to None: all maps of the attention neck, or all stages if the network has none.
 
     Raises:
-        ValueError: An option outside these; when training starts, no images, or a layer that does not exist.
+        ConfigError: An option is out of range, or, when training starts, the config has no test or validation set.
+        LayerError: When training starts, a layer does not exist.
     """
 
-    # After the teacher is ready and the weights are saved.
+    # After DistillationHook has built the teacher and CheckpointHook has saved the weights.
     priority = 'LOWEST'
 
     def __init__(self,
@@ -55,15 +56,15 @@ class AttentionVisualizationHook(Hook):
         self.layers = check_layers(layers)
 
     def before_train(self, runner) -> None:
-        # Building a loop and reading images may draw random numbers, and building is something that all processes do.
+        # Building a loop and reading images may draw random numbers. All processes must build the loop.
         with preserve_rng_state():
             loop = runner.test_loop if runner._test_loop is not None else runner.val_loop
             if loop is None:
-                raise ValueError('AttentionVisualizationHook draws images of the test or validation set, but the '
-                                 'config has neither a test_dataloader nor a val_dataloader')
+                raise ConfigError('AttentionVisualizationHook needs a test_dataloader or a val_dataloader, and the '
+                                  'config has neither.')
             self._check_layers(unwrap(runner.model))
             if is_main_process():
-                self._batch, self._titles = self._read(loop.dataloader)
+                self._batch, self._titles = self._load_images(loop.dataloader)
                 self._images = denormalize(unwrap(runner.model).data_preprocessor, dict(inputs=self._batch))
         if runner.iter == 0:
             self._draw(runner, 0)
@@ -81,11 +82,11 @@ class AttentionVisualizationHook(Hook):
         for layer in self.layers or ():
             find_layer(network, layer)
         if not (self.layers or attention_layers(network)):
-            raise ValueError(f'{type(network).__name__} has neither attention maps nor stages that can be told: name '
-                             'the layers that AttentionVisualizationHook shall draw')
+            raise LayerError(f'AttentionVisualizationHook found neither attention maps nor stages in '
+                             f'{type(network).__name__}. Give its option `layers`.')
 
-    def _read(self, loader) -> tuple:
-        """A batch of images, as the loader would give it, and their classes where these are known."""
+    def _load_images(self, loader) -> tuple:
+        """Return the batch of images, collated by the loader, and their class names if known."""
         dataset = loader.dataset
         indices = torch.linspace(0, len(dataset) - 1, min(self.num_images, len(dataset))).long().tolist()
         batch = loader.collate_fn(dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else
@@ -99,10 +100,10 @@ class AttentionVisualizationHook(Hook):
     def _draw(self, runner, step: int) -> None:
         model = unwrap(runner.model)
         with eval_mode(model):
-            picture = render_attention_grid(self._images, self._attention(model), self._titles)
-            runner.visualizer.add_image('attention', picture, step)
+            grid = render_attention_grid(self._images, self._compute_maps(model), self._titles)
+            runner.visualizer.add_image('attention', grid, step)
 
-    def _attention(self, model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
+    def _compute_maps(self, model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
         networks = {'': (model, self.layers)}
         if isinstance(model, Distiller):
             networks = {'student': (model.student, self.layers)}

@@ -1,4 +1,4 @@
-"""Checkpoints that hold plain values, and from which a run goes on to the bit."""
+"""Checkpoints of plain values that resume a run bit by bit."""
 from collections import OrderedDict
 from typing import List, Optional
 
@@ -8,6 +8,7 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
+from mmat.errors import CheckpointError, ConfigError
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import strip_module_prefix, unwrap
 from mmat.utils.rng import get_rng_state, set_rng_state
@@ -15,20 +16,27 @@ from mmat.utils.rng import get_rng_state, set_rng_state
 
 @HOOKS.register_module()
 class CheckpointHook(MMEngineCheckpointHook):
-    """mmengine's CheckpointHook, with checkpoints that are clean, whole and exact to resume.
+    """mmengine's CheckpointHook with plain values, atomic writes and exact resuming.
 
-    - Clean: tensors and plain values only, so ``torch.load(weights_only=True)``, the default, reads them. The history
-      of logged scalars, which makes mmengine's unreadable and lets them grow with every iteration, stays in the logs.
-    - Whole: written beside their place and moved there when complete.
-    - Exact: they hold the random states of Python, NumPy and torch of every process, the seed and place of the data
-      order, and the preprocessor's random stream, where it has one of its own. A run resumed at the end of an epoch
-      gives the bits of one never stopped. For that, validation leaves the random states as it found them.
+    - Plain values: checkpoints hold tensors and plain values only, so ``torch.load`` reads them with its default
+      ``weights_only=True``. The history of logged scalars stays in the logs; in mmengine's checkpoints it grows with
+      every iteration and blocks ``weights_only``.
+    - Atomic writes: a checkpoint is written under a temporary name and renamed when complete.
+    - Exact resuming: checkpoints hold the random states of Python, NumPy and torch of every process, the seed and
+      position of the data order, and the preprocessor's random stream if it has one. A run resumed at the end of an
+      epoch gives the same bits as an uninterrupted one. For this, random states are restored after validation.
 
-    Weights to begin with (``load_from``) are refused where fewer than half of the model's are among them. Resuming with
-    another ``param_scheduler`` is refused: mmengine would silently go on with the saved one. More epochs are taken
-    where the schedule does not depend on their number.
+    ``load_from`` is refused if fewer than half of the model's weights match. Resuming with another ``param_scheduler``
+    is refused, because mmengine would silently continue with the saved one. More epochs are allowed if the schedule
+    does not depend on their number.
 
-    Arguments as mmengine's. ``max_keep_ckpts`` should be at least 2: the oldest goes before the newest is written.
+    Args:
+        *args, **kwargs: Arguments of mmengine's CheckpointHook. Set ``max_keep_ckpts`` to at least 2: the oldest
+            checkpoint is deleted before the newest is written.
+
+    Raises:
+        CheckpointError: When training starts, ``load_from`` is refused.
+        ConfigError: When training starts, the ``param_scheduler`` is refused.
     """
 
     def __init__(self, *args, backend_args: Optional[dict] = None, **kwargs):
@@ -41,7 +49,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     # Saving
 
     def _save_checkpoint_with_step(self, runner, step, meta):
-        # Here every process passes; before_save_checkpoint sees the main one only.
+        # Runs in every process; before_save_checkpoint runs in the main one only.
         self._rng_states = all_gather_object(get_rng_state())
         super()._save_checkpoint_with_step(runner, step, meta)
 
@@ -61,10 +69,10 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if not runner._resume:
-            _refuse_foreign_weights(runner, checkpoint)
+            _check_load_from(runner, checkpoint)
             return
         self._resumed = checkpoint
-        # mmengine would run it as Python; it is only there in checkpoints that are not ours.
+        # mmengine would run it as Python code. mmat's own checkpoints have none.
         checkpoint['meta'].pop('config', None)
         self._missed_steps = _extend_schedulers(runner.param_schedulers or [], checkpoint.get('param_schedulers', []))
 
@@ -77,18 +85,18 @@ class CheckpointHook(MMEngineCheckpointHook):
                 scheduler.step()
         order = self._resumed.get('data_order', {})
         if order.get('seed') is not None:
-            # Without a seed in the config the sampler drew one of its own before the checkpoint was read.
+            # Without a seed in the config the sampler has drawn one before the checkpoint was read.
             runner.train_dataloader.sampler.seed = order['seed']
         if order.get('iter_in_epoch'):
             runner.logger.warning(f'The checkpoint was saved {order["iter_in_epoch"]} iterations into epoch '
-                                  f'{runner.epoch + 1}: that epoch starts again from its first batch.')
+                                  f'{runner.epoch + 1}. That epoch restarts from its first batch.')
 
     def before_train_epoch(self, runner) -> None:
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._restore_rng_state(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        # Iteration based loops skip what was seen after before_train_epoch, and draw for it.
+        # Iteration based loops skip the batches already used after before_train_epoch, which draws random numbers.
         self._restore_rng_state(runner)
 
     def _restore_rng_state(self, runner) -> None:
@@ -100,13 +108,13 @@ class CheckpointHook(MMEngineCheckpointHook):
         if stream is not None and batch_state is not None:
             stream.load_state_dict(batch_state)
         elif stream is not None or batch_state is not None:
-            runner.logger.warning('This run and the one to resume do not both have a seed of their own for their '
-                                  'batches (--batch-seed): these are augmented otherwise than they would have been.')
+            runner.logger.warning('Only one of this run and the resumed run uses a batch seed (--batch-seed). Batches '
+                                  'are augmented differently from an uninterrupted run.')
         if get_rank() < len(states):
             set_rng_state(states[get_rank()])
         else:
-            runner.logger.warning(f'The checkpoint has the random states of {len(states)} processes, none for process '
-                                  f'{get_rank()}: random numbers go on from another place than they would have.')
+            runner.logger.warning(f'The checkpoint holds random states of {len(states)} processes, none for process '
+                                  f'{get_rank()}. Its random numbers differ from an uninterrupted run.')
 
     # Validation
 
@@ -120,36 +128,36 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().after_val_epoch(runner, metrics)
 
 
-def _refuse_foreign_weights(runner, checkpoint: dict) -> None:
-    """Stop where most of the model would begin untrained: mmengine only warns, however little of ``load_from`` fits."""
+def _check_load_from(runner, checkpoint: dict) -> None:
+    """Refuse weights of another network. mmengine only warns, however few match."""
     model = unwrap(runner.model)
     own, state = model.state_dict(), strip_module_prefix(checkpoint.get('state_dict', checkpoint))
     unfit = [key for key, value in own.items() if getattr(state.get(key), 'shape', None) != value.shape]
     if 2 * len(unfit) > len(own):
-        raise ValueError(f'load_from {runner._load_from!r} is of another network: of {len(own)} weights of '
-                         f'{type(model).__name__} it has only {len(own) - len(unfit)} in the same shape; it lacks '
-                         f'{", ".join(unfit[:3])}, ...')
+        raise CheckpointError(f'load_from {runner._load_from!r} holds weights of another network: '
+                              f'{len(own) - len(unfit)} of {len(own)} weights of {type(model).__name__} match in name '
+                              f'and shape. Missing: {", ".join(unfit[:3])}, ...')
 
 
-# What a scheduler's state holds of the run so far; the rest comes from the config.
+# Entries of a scheduler's state that change during a run. The others come from the config.
 _PROGRESS = {'base_values', 'last_step', '_global_step', '_last_value'}
 
 
 def _extend_schedulers(schedulers: list, saved_states: List[dict]) -> List[tuple]:
-    """Refuse schedules that differ from the saved ones, but for their end, which moves with ``max_epochs``.
+    """Refuse schedulers that differ from the saved ones, except in their end, which moves with ``max_epochs``.
 
     Returns:
-        list[tuple]: Schedulers, and the steps that each was past its saved end and so did not take.
+        list[tuple]: Schedulers with a new end, and the number of steps that each skipped past its saved end.
     """
     here = [scheduler.state_dict() for scheduler in schedulers]
     differing = [] if len(here) == len(saved_states) else ['the number of schedulers']
     for state, saved in zip(here, saved_states):
-        differing += [f'{key}: {saved.get(key)} there, {state.get(key)} here'
+        differing += [f'{key}: {saved.get(key)} in the checkpoint, {state.get(key)} in the config'
                       for key in sorted({*state, *saved} - _PROGRESS - {'end'}) if state.get(key) != saved.get(key)]
     if differing:
-        raise ValueError('the run to resume was started with another param_scheduler, or a length of training that '
-                         f'changes it ({"; ".join(differing)}), and its checkpoint would bring that back. Resume with '
-                         'the one it was started with, or begin a new run from its weights with load_from')
+        raise ConfigError('Cannot resume with another param_scheduler, or a training length that changes it '
+                          f'({"; ".join(differing)}). Resume with the config the run was started with, or start a new '
+                          'run from its weights with load_from.')
     missed = []
     for scheduler, saved in zip(schedulers, saved_states):
         if saved['end'] != scheduler.end:
@@ -160,7 +168,7 @@ def _extend_schedulers(schedulers: list, saved_states: List[dict]) -> List[tuple
 
 
 def _random_stream(runner):
-    """What the preprocessor draws from, where that is not the global random state; the same in every process."""
+    """Return the preprocessor's random stream, the same in every process, or None if it uses the global state."""
     return getattr(getattr(unwrap(runner.model), 'data_preprocessor', None), 'random', None)
 
 
@@ -170,7 +178,7 @@ def _sampler_seed(runner) -> Optional[int]:
 
 
 def _iter_in_epoch(runner, checkpoint: dict) -> int:
-    """Iterations done of the epoch that a resumed run would start with; 0 at an epoch's boundary."""
+    """Return the iterations done of the epoch that a resumed run starts with; 0 at the end of an epoch."""
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return 0
     return checkpoint['meta']['iter'] - checkpoint['meta']['epoch'] * len(runner.train_dataloader)

@@ -1,6 +1,7 @@
-"""Networks and datasets that disagree on the number of classes."""
+"""Check that the network and the datasets have the same number of classes."""
 from mmengine.hooks import Hook
 
+from mmat.errors import ConfigError
 from mmat.models import Distiller
 from mmat.models.targets import class_names
 from mmat.registry import HOOKS
@@ -9,13 +10,13 @@ from mmat.utils.checkpoint import unwrap
 
 @HOOKS.register_module()
 class ClassCountHook(Hook):
-    """Refuses a dataset with another number of classes than the network's head has, before training and testing.
+    """Compare the number of classes of the network's head and of the dataset, before training and testing.
 
-    Otherwise the first batch with a label beyond the head's ends in an error of the loss's that names neither; and
-    with too many classes nothing is said at all. Says nothing where either does not tell its number.
+    Without this check too few classes in the head fail in the loss with an obscure error, and too many go unnoticed.
+    Skipped if either number is unknown.
 
     Raises:
-        ValueError: They differ; the message names both.
+        ConfigError: The numbers differ.
     """
 
     priority = 'VERY_HIGH'
@@ -38,6 +39,6 @@ def _check(runner, loader, name: str) -> None:
                   if getattr(part, 'num_classes', None)), None)
     classes = class_names(loader.dataset)
     if owner is not None and classes and owner.num_classes != len(classes):
-        raise ValueError(f'the network ({type(owner).__name__}) has {owner.num_classes} classes, but the dataset of '
-                         f'{name} ({type(loader.dataset).__name__}) has {len(classes)}: num_classes must be '
-                         f'{len(classes)}')
+        raise ConfigError(f'The network ({type(owner).__name__}) has {owner.num_classes} classes, but the dataset of '
+                          f'{name} ({type(loader.dataset).__name__}) has {len(classes)}. Set num_classes to '
+                          f'{len(classes)}.')
