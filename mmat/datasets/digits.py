@@ -1,9 +1,10 @@
-"""scikit-learn's handwritten digits, the embedded default."""
+"""scikit-learn's handwritten digits, a dataset that needs no download."""
 from typing import Optional
 
 import torch
 import torch.nn.functional as F
 
+from mmat.errors import ConfigError, MissingPackageError
 from mmat.registry import DATASETS
 
 from .in_memory import InMemoryDataset
@@ -13,21 +14,20 @@ _SIZE = 16
 
 @DATASETS.register_module()
 class Digits(InMemoryDataset):
-    """1,797 real handwritten digits of 8x8 pixels that come with scikit-learn: no download.
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, in three equal channels.
 
-    Enlarged bilinearly and given as three equal channels. The split is stratified and fixed: the first ``train_size``
-    images of a shuffled order with equal classes are for training, the last 797 for testing; those between are not
-    used.
+    Images are enlarged bilinearly. The split is fixed and stratified: of a shuffled order with balanced classes, the
+    first ``train_size`` images are for training and the last 797 for testing; the rest is unused.
 
     Args:
         split (str): 'train' or 'test'.
-        train_size (int): Training images, at most 1000. Defaults to 1000.
+        train_size (int): Number of training images, at most 1000. Defaults to 1000.
         size (int): Height and width in pixels, at least 8. Defaults to 16.
         indices (int | Sequence[int], optional): See :class:`InMemoryDataset`.
 
     Raises:
-        ValueError: An option outside these.
-        ImportError: scikit-learn is not installed.
+        ConfigError: An option is out of range.
+        MissingPackageError: scikit-learn is not installed.
     """
 
     METAINFO = dict(classes=tuple('0123456789'))
@@ -36,18 +36,18 @@ class Digits(InMemoryDataset):
 
     def __init__(self, split: str, train_size: int = 1000, size: int = _SIZE, indices: Optional[object] = None):
         if split not in ('train', 'test'):
-            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+            raise ConfigError(f"Digits: `split` must be 'train' or 'test', got {split!r}.")
         if not 0 < train_size <= 1000:
-            raise ValueError(f'train_size must be between 1 and 1000, got {train_size}')
+            raise ConfigError(f'Digits: `train_size` must be between 1 and 1000, got {train_size}.')
         if size < 8:
-            raise ValueError(f'size must be at least 8 pixels, got {size}')
+            raise ConfigError(f'Digits: `size` must be at least 8 pixels, got {size}.')
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise ImportError('the digits dataset comes with scikit-learn: pip install scikit-learn') from error
+            raise MissingPackageError('Digits needs scikit-learn. Install it with pip install scikit-learn.') from error
         digits = load_digits()
         labels = torch.from_numpy(digits.target).long()
-        order = _class_by_class(labels)
+        order = _balanced_order(labels)
         chosen = order[:train_size] if split == 'train' else order[-self.TEST_SIZE:]
         images = torch.from_numpy(digits.images).float()[chosen, None] * (255 / 16)
         images = F.interpolate(images, (size, size), mode='bilinear', align_corners=False)
@@ -59,11 +59,11 @@ class Digits(InMemoryDataset):
         return size
 
 
-def _class_by_class(labels: torch.Tensor) -> torch.Tensor:
-    """A fixed shuffle in which the classes take turns, so that any head of it is balanced."""
+def _balanced_order(labels: torch.Tensor) -> torch.Tensor:
+    """Return a fixed shuffled order in which every prefix has balanced classes."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    turn = torch.empty_like(labels)
+    rank = torch.empty_like(labels)  # of an image within its class
     for label in labels.unique():
         of_class = shuffled[labels[shuffled] == label]
-        turn[of_class] = torch.arange(len(of_class))
-    return shuffled[torch.argsort(turn[shuffled], stable=True)]
+        rank[of_class] = torch.arange(len(of_class))
+    return shuffled[torch.argsort(rank[shuffled], stable=True)]

@@ -1,4 +1,4 @@
-"""Datasets held in memory as one tensor and read by the batch."""
+"""Datasets held in memory as one tensor, read in batches."""
 from typing import Dict, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
@@ -8,31 +8,32 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmat.errors import ConfigError
 from mmat.registry import FUNCTIONS
 
 
 class BatchedSamples(BaseDataElement):
-    """The labels and predictions of a batch, a tensor each, which also pass for mmpretrain's list of DataSamples.
+    """Labels and predictions of a batch as tensors, with the interface of mmpretrain's list of DataSamples.
 
-    As an mmengine data element it moves to the device with any data preprocessor. Iterating over it makes the
-    DataSamples, once, and keeps what is written on them, so mmpretrain's classifiers and metrics and any hook work
-    unchanged; who knows better reads the tensors.
+    As an mmengine data element it moves to the device with any data preprocessor. Iterating over it creates the
+    DataSamples once and keeps changes to them, so mmpretrain's classifiers, metrics and any hook work unchanged. Code
+    that supports batches reads the tensors directly.
 
     Args:
         gt_label (Tensor): Shape (N, ), int64.
         sample_idx (Sequence[int], optional): Positions in the dataset, kept as a NumPy array of shape (N, ).
-        **kwargs: Other tensors with a row for each image: ``pred_score``, shape (N, classes), and ``pred_label``,
+        **kwargs: Other tensors with one row per image, such as ``pred_score``, shape (N, classes), and ``pred_label``,
             shape (N, ), which :class:`mmat.models.LinearClsHead` adds.
     """
 
     def __init__(self, gt_label: Optional[Tensor] = None, sample_idx: Optional[Sequence[int]] = None, **kwargs):
-        # No field of the element: a copy on another device makes its own. Each sample is beside what it was given.
+        # Index -> sample and the rows written to it. Not a field, so that a copy on another device has its own samples.
         self.__dict__['_samples'] = {}
         super().__init__(**kwargs)
         if gt_label is not None:
             self.gt_label = gt_label
         if sample_idx is not None:
-            # Every copy copies it deeply, which takes a list of integers one by one.
+            # An array, because every copy is deep, which is slow for a list of integers.
             self.set_metainfo(dict(sample_idx=np.asarray(sample_idx)))
 
     def __setattr__(self, name, value):
@@ -54,12 +55,12 @@ class BatchedSamples(BaseDataElement):
         return (self._sample(index, {name: each[index] for name, each in rows.items()}) for index in range(len(self)))
 
     def _rows(self, name: str) -> Tensor:
-        """A tensor whose rows are what a DataSample holds: labels have shape (1, )."""
+        """Return a field with rows as DataSamples hold them: labels have shape (1, )."""
         value = getattr(self, name)
         return value if value.ndim > 1 else value.unsqueeze(1)
 
     def _sample(self, index: int, rows: Dict[str, Tensor]) -> DataSample:
-        # mmpretrain's TimmClassifier writes its predictions on the samples that it is given, and gives them back.
+        # Samples are kept because mmpretrain's TimmClassifier writes its predictions to its inputs and returns them.
         if index not in self._samples:
             sample = DataSample()
             if 'sample_idx' in self:
@@ -70,33 +71,33 @@ class BatchedSamples(BaseDataElement):
         return self._samples[index][0]
 
     def _write(self, index: int, name: str, row: Tensor) -> None:
-        sample, given = self._samples[index]
-        given[name] = row
+        sample, rows = self._samples[index]
+        rows[name] = row
         getattr(sample, f'set_{name}')(row)
 
     def untouched(self) -> bool:
-        """Whether the tensors tell all: nobody has put other labels or predictions on one of the samples."""
-        return all(set(sample.keys()) == set(given) and all(sample.get(name) is row for name, row in given.items())
-                   for sample, given in self._samples.values())
+        """Return True if no sample's labels or predictions were changed, so that the tensors are up to date."""
+        return all(set(sample.keys()) == set(rows) and all(sample.get(name) is row for name, row in rows.items())
+                   for sample, rows in self._samples.values())
 
 
 class InMemoryDataset(Dataset):
-    """Images and labels as two tensors; a batch is one index into them.
+    """Images and labels as two tensors. A batch is read with one indexing operation.
 
-    Use with ``collate_fn=dict(type='mmat.keep_batch')`` and no workers: there is nothing left for them to do.
+    Use it with ``collate_fn=dict(type='mmat.keep_batch')`` and ``num_workers=0``.
 
     Args:
         images (Tensor): Shape (N, C, H, W), uint8.
         labels (Tensor): Shape (N, ), int64.
         classes (Sequence[str]): Class names, by label.
-        indices (int | Sequence[int], optional): Keep the first so many images (the last, where negative, as in
-            mmengine's datasets), or those at these positions. Defaults to None, all.
+        indices (int | Sequence[int], optional): Number of images to keep from the start (from the end if negative, as
+            in mmengine's datasets), or the positions to keep. Defaults to None, all.
 
     Raises:
-        ValueError: ``indices`` outside the dataset.
+        ConfigError: ``indices`` is outside the dataset.
     """
 
-    # Whether the three channels are equal.
+    # True if the three channels are equal.
     grayscale = False
 
     def __init__(self,
@@ -110,7 +111,7 @@ class InMemoryDataset(Dataset):
             else:
                 chosen = torch.as_tensor(list(indices))
             if len(chosen) == 0 or chosen.min() < 0 or chosen.max() >= len(images):
-                raise ValueError(f'indices must choose among {len(images)} images, got {indices!r}')
+                raise ConfigError(f'{type(self).__name__}: `indices` must choose among {len(images)} images, got {indices!r}.')
             images, labels = images[chosen], labels[chosen]
         self.images = images
         self.labels = labels
@@ -118,15 +119,15 @@ class InMemoryDataset(Dataset):
 
     @classmethod
     def image_size(cls, **options) -> Optional[int]:
-        """Height and width of the images of a dataset made with these options, told without its data.
+        """Return the height and width of the images for given options, without reading the data.
 
-        A picture from elsewhere becomes such an image by it; see :class:`mmat.apis.AttentionInferencer`.
+        :class:`mmat.apis.AttentionInferencer` resizes pictures to this size.
 
         Args:
-            **options: As the class takes them.
+            **options: Arguments of the class.
 
         Returns:
-            int | None: None where the class does not tell.
+            int | None: Size in pixels, or None if it is unknown.
         """
         return None
 
@@ -137,15 +138,15 @@ class InMemoryDataset(Dataset):
         return dict(inputs=self.images[index], data_samples=BatchedSamples(self.labels[[index]], [index])[0])
 
     def __getitems__(self, indices: List[int]) -> dict:
-        # Called by torch's loader with the whole batch, where __getitem__ would be called image by image.
+        # torch's loader calls it with the whole batch, in place of __getitem__ for each image.
         index = np.asarray(indices)
         chosen = torch.from_numpy(index)
-        # Several times as fast as `images[chosen]`.
+        # index_select is several times as fast as `images[chosen]`.
         return dict(inputs=self.images.index_select(0, chosen),
                     data_samples=BatchedSamples(self.labels.index_select(0, chosen), index))
 
 
 @FUNCTIONS.register_module()
 def keep_batch(batch: dict) -> dict:
-    """The collate function of a dataset that gives whole batches."""
+    """Return the batch unchanged: the collate function of a dataset that reads whole batches."""
     return batch

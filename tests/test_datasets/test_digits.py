@@ -6,17 +6,18 @@ import torch
 from sklearn.datasets import load_digits
 
 from mmat.datasets import Digits
+from mmat.errors import ConfigError, MissingPackageError
 from mmat.registry import DATASETS
 
 # The 1,797 images by class, as the UCI repository documents them.
 CLASS_COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
-def test_train_and_test_share_no_image_and_lose_none():
+def test_train_and_test_are_disjoint_and_complete():
     train, test = Digits('train', size=8), Digits('test', size=8)
     assert len(train) == 1000 and len(test) == 797
     digits = load_digits()
-    # At its own size an image is only rescaled, from 0..16 to 0..255.
+    # At the original size images are only rescaled, from 0..16 to 0..255.
     pixels = np.rint(digits.images.reshape(-1, 64) * 255 / 16).astype(int)
     expected = sorted((*image, label) for image, label in zip(pixels.tolist(), digits.target.tolist()))
     found = sorted((*image.tolist(), label.item()) for data in (train, test)
@@ -25,28 +26,28 @@ def test_train_and_test_share_no_image_and_lose_none():
 
 
 @pytest.mark.parametrize('train_size', [10, 100, 250, 1000])
-def test_training_classes_are_equally_many(train_size):
+def test_training_classes_are_balanced(train_size):
     counts = torch.bincount(Digits('train', train_size).labels, minlength=10)
     assert counts.tolist() == [train_size // 10] * 10
 
 
-def test_classes_that_do_not_come_out_even_differ_by_one():
+def test_class_counts_differ_by_at_most_one():
     counts = torch.bincount(Digits('train', 57).labels, minlength=10)
     assert sorted(counts.tolist()) == [5] * 3 + [6] * 7
 
 
-def test_test_classes_are_what_the_training_images_leave():
+def test_classes_of_the_test_split():
     counts = torch.bincount(Digits('test').labels, minlength=10)
     assert counts.tolist() == [count - 100 for count in CLASS_COUNTS]
 
 
-def test_a_smaller_training_set_is_the_head_of_a_larger_one():
+def test_a_smaller_training_set_is_a_prefix_of_a_larger_one():
     small, large = Digits('train', 30), Digits('train', 500)
     assert torch.equal(small.images, large.images[:30])
     assert torch.equal(small.labels, large.labels[:30])
 
 
-def test_the_split_is_fixed_and_leaves_the_random_stream_alone():
+def test_the_split_is_fixed_and_does_not_change_the_rng_state():
     splits = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -61,10 +62,10 @@ def test_the_split_is_fixed_and_leaves_the_random_stream_alone():
 
 
 def test_images_are_shuffled():
-    # Classes take turns, but not in the same order each time.
+    # Every ten images hold each class once, in varying order.
     labels = Digits('train', 100).labels.view(10, 10)
-    assert all(sorted(turn.tolist()) == list(range(10)) for turn in labels)
-    assert len({tuple(turn.tolist()) for turn in labels}) > 5
+    assert all(sorted(row.tolist()) == list(range(10)) for row in labels)
+    assert len({tuple(row.tolist()) for row in labels}) > 5
 
 
 def enlarge(image, size):
@@ -84,7 +85,7 @@ def test_images_are_enlarged_bilinearly_in_three_equal_channels(size):
     assert data.images.dtype == torch.uint8 and data.images.shape == (5, 3, size, size)
     assert torch.equal(data.images[:, 0], data.images[:, 1]) and torch.equal(data.images[:, 0], data.images[:, 2])
     for image, original in zip(data.images[:, 0].double().numpy(), originals):
-        # The original is rounded to whole values, the enlarged image too: half a step each.
+        # The original and the enlarged image are rounded to integers, by at most 0.5 each.
         np.testing.assert_allclose(image, enlarge(original, size), rtol=0, atol=1.001)
 
 
@@ -110,19 +111,21 @@ def test_builds_from_a_config():
     assert isinstance(data, Digits) and len(data) == 20
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(split='val'), "split must be 'train' or 'test', got 'val'"),
-    (dict(split='train', train_size=0), 'train_size must be between 1 and 1000, got 0'),
-    (dict(split='train', train_size=1001), 'train_size must be between 1 and 1000, got 1001'),
-    (dict(split='train', size=7), 'size must be at least 8 pixels, got 7'),
-    (dict(split='train', train_size=10, indices=[10]), 'indices must choose among 10 images'),
+@pytest.mark.parametrize('options, parts', [
+    (dict(split='val'), ('split', "'train'", "'test'", "'val'")),
+    (dict(split='train', train_size=0), ('train_size', '1000', ' 0.')),
+    (dict(split='train', train_size=1001), ('train_size', '1000', '1001')),
+    (dict(split='train', size=7), ('`size`', '8', '7')),
+    (dict(split='train', train_size=10, indices=[10]), ('indices', '10 images', '[10]')),
 ])
-def test_refuses_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_refuses_wrong_options(options, parts):
+    with pytest.raises(ConfigError) as error:
         Digits(**options)
+    for part in parts:
+        assert part in str(error.value)
 
 
-def test_without_scikit_learn_says_what_to_install(monkeypatch):
+def test_the_error_without_scikit_learn_names_the_package(monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -131,5 +134,5 @@ def test_without_scikit_learn_says_what_to_install(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, '__import__', without)
-    with pytest.raises(ImportError, match='pip install scikit-learn'):
+    with pytest.raises(MissingPackageError, match='pip install scikit-learn'):
         Digits('train')

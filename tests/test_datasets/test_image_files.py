@@ -4,8 +4,9 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image
 
 from mmat.datasets import LoadImage
+from mmat.errors import DataError, MissingFileError
 
-# Red, green and blue of four squares of 16 x 16 pixels, which JPEG keeps but for rounding.
+# Colours of four squares of 16 x 16 pixels, which JPEG keeps up to rounding.
 SQUARES = np.array([[(250, 10, 40), (0, 128, 255)], [(90, 90, 90), (20, 200, 60)]], dtype=np.uint8)
 PICTURE = SQUARES.repeat(16, axis=0).repeat(16, axis=1)
 
@@ -27,7 +28,7 @@ def test_any_kind_of_image_under_any_name(tmp_path, mode, file_format, tolerance
     results = load(tmp_path / 'a room.jpg')
     assert results['img'].shape == (32, 32, 3) and results['img'].dtype == np.uint8
     assert results['img_shape'] == results['ori_shape'] == (32, 32)
-    # Blue first, as mmcv has it.
+    # BGR, as in mmcv.
     assert np.abs(results['img'][..., ::-1].astype(int) - PICTURE).max() <= tolerance
 
 
@@ -39,15 +40,15 @@ def test_grey_images_have_three_equal_channels(tmp_path, mode):
 
 
 @pytest.mark.parametrize('content', ['half', 'nothing', 'a page'])
-def test_a_file_that_cannot_be_decoded_is_named(tmp_path, content):
+def test_the_error_names_a_damaged_file(tmp_path, content):
     path = tmp_path / 'a.jpg'
     Image.fromarray(PICTURE).save(path)
     whole = path.read_bytes()
     path.write_bytes({'half': whole[:len(whole) // 2], 'nothing': b'', 'a page': b'<html>Not found</html>'}[content])
-    with pytest.raises(ValueError, match=r'a\.jpg cannot be read as an image: it is truncated or something else'):
+    with pytest.raises(DataError, match=r'/a\.jpg'):
         load(path)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'nowhere\.jpg'):
+def test_the_error_names_a_missing_file(tmp_path):
+    with pytest.raises(MissingFileError, match=r'nowhere\.jpg.* train_dataloader\.dataset\.data_root='):
         LoadImage()(dict(img_path=str(tmp_path / 'nowhere.jpg')))

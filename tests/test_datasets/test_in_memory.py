@@ -8,6 +8,7 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Subset
 
 from mmat.datasets import BatchedSamples, InMemoryDataset, keep_batch
+from mmat.errors import ConfigError
 
 CLASSES = ['a', 'b', 'c']
 
@@ -44,7 +45,7 @@ def test_indices(indices, expected):
 
 @pytest.mark.parametrize('indices', [0, 8, -8, [], [7], [-1], [0, 99]])
 def test_refuses_indices_outside_the_dataset(indices):
-    with pytest.raises(ValueError, match='indices must choose among 7 images') as error:
+    with pytest.raises(ConfigError, match='indices.*7 images') as error:
         dataset(indices)
     assert repr(indices) in str(error.value)
 
@@ -106,7 +107,7 @@ def test_mmengine_builds_its_loader_from_a_config():
 
 # BatchedSamples
 
-def test_batched_samples_pass_for_a_list_of_data_samples():
+def test_batched_samples_behave_like_a_list_of_data_samples():
     samples = BatchedSamples(torch.tensor([4, 0, 2]), [10, 11, 12])
     assert len(samples) == 3
     assert [sample.gt_label.tolist() for sample in samples] == [[4], [0], [2]]
@@ -121,25 +122,25 @@ def test_positions_may_be_left_out():
     assert 'sample_idx' not in BatchedSamples(torch.tensor([1]))[0]
 
 
-def test_what_is_written_on_a_sample_stays():
+def test_changes_to_a_sample_persist():
     batch = BatchedSamples(torch.tensor([2, 0, 1]), [7, 8, 9])
     for sample, label in zip(batch, (0, 1, 2)):
         sample.set_pred_label(label)
     assert [sample.pred_label.item() for sample in batch] == [0, 1, 2]
     assert batch[-1] is batch[2] and batch[1].sample_idx == 8
-    # Of a copy they are others: its labels are where it is.
+    # A copy has separate samples, on its device.
     assert 'pred_label' not in batch.to('cpu')[0]
     assert set(batch.keys()) == {'gt_label'}
     with pytest.raises(IndexError):
         batch[3]
     assert batch[1:] == [batch[1], batch[2]]
-    # Other labels make other samples.
+    # New labels reach the samples.
     batch.gt_label = torch.tensor([9, 9, 9])
     assert [sample.gt_label.item() for sample in batch] == [9, 9, 9]
 
 
 def test_samples_follow_their_batch_to_its_device():
-    # 'meta' stands for an accelerator: a label that goes through the CPU, and stays there, would fail the loss on it.
+    # 'meta' stands for an accelerator, where a label left on the CPU would fail in the loss.
     samples = BatchedSamples(torch.tensor([1, 2]), [3, 4], pred_score=torch.rand(2, 3)).to('meta')
     assert samples.gt_label.device.type == samples.pred_score.device.type == 'meta'
     assert samples.sample_idx.tolist() == [3, 4]
@@ -166,8 +167,8 @@ def test_samples_have_the_predictions_of_their_batch(read):
     assert len(samples) == 3 and all(sample is again for sample, again in zip(samples, batch))
 
 
-def test_predictions_reach_the_samples_that_there_are():
-    # A hook has looked at one before the network is run.
+def test_predictions_reach_existing_samples():
+    # As after a hook that reads a sample before the forward pass.
     batch = BatchedSamples(torch.tensor([1, 0]))
     sample = batch[1]
     sample.set_metainfo(dict(img_path='a.png'))
@@ -183,18 +184,18 @@ def test_predictions_reach_the_samples_that_there_are():
     lambda sample: sample.set_pred_score(torch.tensor([1., 0.])), lambda sample: sample.set_gt_label(0),
     lambda sample: sample.set_gt_score(torch.tensor([1., 0.])), lambda sample: sample.pop('pred_label'),
 ])
-def test_a_batch_knows_when_its_samples_say_something_else(write):
+def test_a_batch_detects_changed_samples(write):
     batch = batch_with_predictions()
     assert batch.untouched()
     assert list(batch)[1].pred_label.tolist() == [0] and batch.untouched()
     write(batch[1])
     assert not batch.untouched()
-    # Others are no matter of its own.
+    # A copy has separate samples.
     assert batch.to('cpu').untouched()
 
 
 @pytest.mark.parametrize('positions', [[5, 3], np.array([5, 3]), range(5, 1, -2), torch.tensor([5, 3])])
-def test_positions_are_an_array_and_those_of_samples_plain_numbers(positions):
+def test_positions_are_an_array_in_batches_and_integers_in_samples(positions):
     batch = BatchedSamples(torch.tensor([1, 2]), positions)
     for each in (batch, batch.to('cpu'), batch.clone()):
         assert isinstance(each.sample_idx, np.ndarray) and each.sample_idx.tolist() == [5, 3]
