@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Class scores and attention of pictures: a line for each, and the folder OUT_DIR with results.json and a PNG each."""
+"""Classify images and draw their attention maps. Writes OUT_DIR/results.json and a PNG per image."""
 import argparse
 from pathlib import Path
 
@@ -10,13 +10,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or a name from mmat.list_models() or of mmpretrain')
     parser.add_argument('checkpoint',
-                        help="checkpoint file, URL, or work directory (its last checkpoint); zoo for the zoo's weights")
-    parser.add_argument('images', nargs='+', help='files, URLs, or folders of them')
-    parser.add_argument('--layers', nargs='+', metavar='LAYER', type=_layer,
-                        help='stage indices or module paths; default: every attention map, or else every stage')
+                        help="checkpoint file, URL, work directory (its last checkpoint), or 'zoo': the zoo's weights")
+    parser.add_argument('images', nargs='+', help='image files, URLs, or folders of images')
+    parser.add_argument('--layers', nargs='+', metavar='LAYER', type=_parse_layer,
+                        help='stage indices or module paths; default: all maps of the attention neck, or all stages')
     parser.add_argument('--out-dir', metavar='DIR', help='default: work_dirs/<config name>/inference')
     parser.add_argument('--batch-size', type=int, default=32, help='default: %(default)s')
-    parser.add_argument('--device', help='default: a GPU where there is one')
+    parser.add_argument('--device', help='default: a GPU if available')
     args = parser.parse_args()
     inferencer = AttentionInferencer(
         args.config, True if args.checkpoint == 'zoo' else args.checkpoint, args.device, args.layers)
@@ -25,14 +25,14 @@ def main():
     for result in results:
         name = result.get('pred_class', result['pred_label'])
         print(f'{result["img_path"]}: {name} ({result["pred_score"]:.3f})')
-    print(f'Pictures and results.json are in {folder}')
+    print(f'Wrote images and results.json to {folder}')
 
 
-def _layer(word: str):
+def _parse_layer(text: str):
     try:
-        return int(word)
+        return int(text)
     except ValueError:
-        return word
+        return text
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""How well the features of a trained network serve other images: frozen, under a linear classifier."""
+"""Extract features from a trained network and test them with a linear classifier."""
 from typing import List, Optional, Tuple, Union
 
 import torch
@@ -9,6 +9,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmat.errors import ConfigError, MissingFileError, MissingPackageError
 from mmat.models.options import check_number
 from mmat.models.targets import read_targets
 from mmat.registry import DATASETS, MODELS
@@ -19,13 +20,13 @@ from .model import get_model
 @torch.no_grad()
 def extract_features(network: nn.Module, dataset: Union[Dataset, dict], batch_size: int = 256,
                      num_workers: int = 0) -> Tuple[Tensor, Tensor]:
-    """What a network's classifier sees of every image of a dataset.
+    """Return the inputs of a network's classifier for every image of a dataset.
 
     Args:
-        network (nn.Module): From :func:`mmat.get_model`; put in eval mode.
-        dataset (Dataset | dict): With labels, or its config.
+        network (nn.Module): From :func:`mmat.get_model`. Set to eval mode.
+        dataset (Dataset | dict): A dataset with labels, or its config.
         batch_size (int): Defaults to 256.
-        num_workers (int): Processes that read images; for datasets held in memory none are needed. Defaults to 0.
+        num_workers (int): Processes that read images. Datasets in memory need none. Defaults to 0.
 
     Returns:
         tuple: Features of shape (images, channels), float32, and labels, (images, ), on the CPU.
@@ -46,30 +47,32 @@ def extract_features(network: nn.Module, dataset: Union[Dataset, dict], batch_si
 
 
 def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = None) -> dict:
-    """Train a linear classifier on a network's frozen features of one dataset, and test it ("cross-domain").
+    """Train and test a linear classifier on a network's frozen features.
 
-    As in the cross-domain experiment of "Learn to Pay Attention" (Jetley et al., ICLR 2018) a linear support vector
-    machine, here scikit-learn's on standardised features, whose C is chosen by cross-validation on the training images.
+    As in the cross-domain experiment of "Learn to Pay Attention" (Jetley et al., ICLR 2018), the classifier is a linear
+    support vector machine: scikit-learn's, on standardized features, with C chosen by cross-validation on the training
+    images.
 
     Args:
-        config (Config): ``network`` and ``checkpoint`` (None: as initialised); ``train`` and ``test``, datasets; where
-            their images are not like those that the network was trained on, a ``data_preprocessor`` for them;
-            ``classifier=dict(Cs=..., folds=...)``; and perhaps ``batch_size``, ``num_workers`` and ``seed``.
-        device (str | torch.device, optional): Where the network runs. Defaults to None: a GPU where there is one.
+        config (Config): ``network`` and ``checkpoint`` (None for random initialization); the datasets ``train`` and
+            ``test``; ``classifier=dict(Cs=..., folds=...)``; optionally ``batch_size``, ``num_workers``, ``seed``, and
+            a ``data_preprocessor`` if the images differ from those that the network was trained on.
+        device (str | torch.device, optional): Device of the network. Defaults to None: a GPU if available.
 
     Returns:
-        dict: ``accuracy`` and ``train_accuracy`` in percent, the chosen ``C``, the number of ``features``, and of
+        dict: ``accuracy`` and ``train_accuracy`` in percent, the chosen ``C``, and the numbers of ``features``,
         ``train_images`` and ``test_images``.
 
     Raises:
-        ValueError: A config without one of these, with other options, or with datasets of different classes.
-        FileNotFoundError: A network, checkpoint or dataset that is not there.
-        ImportError: scikit-learn is not installed.
+        ConfigError: A setting is missing or out of range, or the datasets have different classes.
+        MissingFileError: The network, checkpoint or a dataset does not exist.
+        CheckpointError: The checkpoint cannot be read or does not fit.
+        MissingPackageError: scikit-learn is not installed.
     """
     missing = [key for key in ('network', 'train', 'test', 'classifier') if key not in config]
     if missing:
-        raise ValueError(f'the config of a linear probe needs {", ".join(missing)}; see '
-                         'recipes/linear_probe/cifar10_to_digits.py')
+        raise ConfigError(f'The config of a linear probe lacks {", ".join(missing)}. See '
+                          'recipes/linear_probe/cifar10_to_digits.py.')
     Cs, folds = _classifier_options(config.classifier)
     try:
         from sklearn.model_selection import GridSearchCV
@@ -77,7 +80,7 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import LinearSVC
     except ImportError as error:
-        raise ImportError("the linear classifier is scikit-learn's: pip install scikit-learn") from error
+        raise MissingPackageError('A linear probe needs scikit-learn. Run pip install scikit-learn.') from error
     torch.manual_seed(config.get('seed', 0))
     network = get_model(config.network, pretrained=config.get('checkpoint') or False,
                         device=device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -90,7 +93,7 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
     datasets = {split: _build_dataset(config[split], split) for split in ('train', 'test')}
     classes = {split: dataset.metainfo.get('classes') for split, dataset in datasets.items()}
     if classes['train'] != classes['test']:
-        raise ValueError(f'the classes of train ({classes["train"]}) and test ({classes["test"]}) differ')
+        raise ConfigError(f'The classes of train ({classes["train"]}) and test ({classes["test"]}) differ.')
     (inputs, labels), (test_inputs, test_labels) = (
         tuple(each.numpy() for each in extract_features(network, datasets[split], **loading))
         for split in ('train', 'test'))
@@ -107,8 +110,8 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
 def _classifier_options(classifier: dict) -> Tuple[List[float], int]:
     Cs, folds = (classifier.get('Cs'), classifier.get('folds', 5)) if isinstance(classifier, dict) else (None, 5)
     if not isinstance(Cs, (list, tuple)) or not Cs or not all(isinstance(C, (int, float)) and C > 0 for C in Cs):
-        raise ValueError('classifier of a linear probe must be a dict with Cs, positive numbers to choose C among, '
-                         f'such as dict(Cs=[0.001, 0.1], folds=5), got {classifier!r}')
+        raise ConfigError('The classifier of a linear probe must be a dict with positive candidates Cs for C, such as '
+                          f'dict(Cs=[0.001, 0.1], folds=5), got {classifier!r}.')
     return list(Cs), check_number(folds, 'folds', 'the classifier of a linear probe', minimum=2)
 
 
@@ -116,4 +119,4 @@ def _build_dataset(dataset: dict, split: str) -> Dataset:
     try:
         return DATASETS.build(dataset)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'the images of {split}, {dataset.get("type")}, cannot be read: {error}') from error
+        raise MissingFileError(f'Cannot read the {split} images ({dataset.get("type")}): {error}') from error

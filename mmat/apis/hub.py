@@ -1,26 +1,27 @@
-"""Our zoo in mmpretrain's, so that ``mmpretrain.get_model`` and ``mmpretrain.list_models`` know it too."""
+"""Register mmat's zoo in mmpretrain's hub, for ``mmpretrain.get_model`` and ``mmpretrain.list_models``."""
 from mmpretrain.apis.model import ModelHub
 from modelindex.models.Model import Model
 
+from mmat.errors import MissingFileError
 from mmat.utils.zoo import zoo_index, zoo_root
 
-# Entries of ours that are mmpretrain's own, name and weights: there they are already.
-_MMPRETRAINS_WEIGHTS = 'https://download.openmmlab.com/'
+# Entries of mmat's zoo with mmpretrain's own weights, which mmpretrain's hub has under the same name.
+_MMPRETRAIN_WEIGHTS = 'https://download.openmmlab.com/'
 
 
 def register_zoo() -> None:
-    """Put the entries of our metafiles into mmpretrain's hub; its own are left as they are.
+    """Add the entries of mmat's metafiles to mmpretrain's hub. mmpretrain's own entries are kept.
 
-    Called when :mod:`mmat.apis` is imported. Of a distillation config ``mmpretrain.get_model`` builds the distiller,
-    which predicts as its student does.
+    Importing :mod:`mmat.apis` calls this. For a distillation config ``mmpretrain.get_model`` builds the distiller,
+    which predicts with its student.
 
-    Not with ``ModelHub.register_model_index``: the hub reads its own index when it is first asked, and would then
-    refuse each name that it finds taken; and that way costs seven times as much (0.12 s, measured).
+    ``ModelHub.register_model_index`` is not used: the hub reads its own index at the first query, and would then refuse
+    every name already registered. It is also seven times slower (0.12 s).
     """
     try:
         root = zoo_root()
-    except FileNotFoundError:
-        return  # who asks for a model is told
+    except MissingFileError:
+        return  # mmat works without its zoo; a query for a model raises the error
     for name, entry in zoo_index().items():
-        if not str(entry.get('Weights', '')).startswith(_MMPRETRAINS_WEIGHTS):
+        if not str(entry.get('Weights', '')).startswith(_MMPRETRAIN_WEIGHTS):
             ModelHub._models_dict.setdefault(name.lower(), Model.from_dict(entry, str(root / 'model-index.yml')))

@@ -1,7 +1,7 @@
-"""Pictures from wherever a user has them."""
+"""Read images from files, folders, URLs, arrays and PIL images."""
 import io
 import os
-from difflib import get_close_matches
+from http.client import HTTPException
 from pathlib import Path
 from typing import List, Sequence, Union
 from urllib.parse import unquote, urlsplit
@@ -10,122 +10,124 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageOps
 
+from mmat.errors import DataError, FileError, MissingFileError, did_you_mean
+
 Source = Union[str, os.PathLike, np.ndarray, Image.Image]
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
-# What they hold. Others of Pillow's formats run programs (EPS), or hold no pictures of things.
+# Pillow's other formats run programs (EPS) or are no photographs.
 _FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')
 
 
 def list_images(inputs: Union[Source, Sequence[Source]]) -> List[Source]:
-    """One picture an entry: a folder becomes its pictures, sorted by name, those of its subfolders not among them.
+    """Expand inputs into a list of single images. A folder becomes its images, sorted by name, without subfolders.
 
     Args:
-        inputs (str | PathLike | ndarray | Image | Sequence): A picture, see :func:`read_image`, a folder, or a list
-            of these.
+        inputs (str | PathLike | ndarray | Image | Sequence): An image, see :func:`read_image`, a folder, or a list of
+            these.
 
     Returns:
-        list: Pictures that :func:`read_image` takes.
+        list: Inputs of :func:`read_image`.
 
     Raises:
-        FileNotFoundError: A path that is not there; the message names the nearest.
-        ValueError: A folder without pictures, or nothing at all.
+        MissingFileError: A path does not exist. The message suggests similar names.
+        DataError: A folder holds no images, or the list is empty.
     """
     if not isinstance(inputs, (list, tuple)):
         inputs = [inputs]
-    pictures = []
+    images = []
     for each in inputs:
         if isinstance(each, os.PathLike):
             each = os.fspath(each)
         if isinstance(each, str) and '://' not in each:
-            pictures += _list_path(Path(each))
+            images += _list_path(Path(each))
         else:
-            pictures.append(each)
-    if not pictures:
-        raise ValueError('there is no picture to look at: the list is empty')
-    return pictures
+            images.append(each)
+    if not images:
+        raise DataError('Expected at least one image, got an empty list.')
+    return images
 
 
 def _list_path(path: Path) -> List[str]:
     if path.is_dir():
         entries = sorted(path.iterdir())
-        pictures = [str(entry) for entry in entries
-                    if entry.suffix.lower() in SUFFIXES and not entry.name.startswith('.') and entry.is_file()]
-        if not pictures:
+        images = [str(entry) for entry in entries
+                  if entry.suffix.lower() in SUFFIXES and not entry.name.startswith('.') and entry.is_file()]
+        if not images:
             folders = [entry.name for entry in entries if entry.is_dir()]
-            raise ValueError(f'the folder {str(path)!r} holds no picture ({", ".join(SUFFIXES)})' +
-                             (f'; name one of its subfolders: {", ".join(folders[:5])}' if folders else ''))
-        return pictures
+            raise DataError(f'The folder {str(path)!r} holds no images ({", ".join(SUFFIXES)}).' +
+                            (f' Give one of its subfolders: {", ".join(folders[:5])}.' if folders else ''))
+        return images
     if not path.exists():
         if not path.parent.is_dir():
-            raise FileNotFoundError(f'no picture {str(path)!r}: there is no folder {str(path.parent)!r}')
-        close = get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=3, cutoff=0.4)
-        raise FileNotFoundError(f'no picture {str(path)!r}' +
-                                (f'; the closest in its folder are {", ".join(close)}' if close else ''))
+            raise MissingFileError(f'No image {str(path)!r}: the folder {str(path.parent)!r} does not exist.')
+        names = [entry.name for entry in path.parent.iterdir()]
+        raise MissingFileError(f'No image {str(path)!r}.{did_you_mean(path.name, names)}')
     return [str(path)]
 
 
 def read_image(source: Source) -> np.ndarray:
-    """A picture as an array, whatever its kind: grey, with a palette or transparency (which is left out), 16 bits.
+    """Read an image as a BGR array. Gray, palette and 16-bit images are converted; transparency is dropped.
 
     Args:
-        source (str | ndarray | Image): A path; a URL, or whatever else mmengine's file backends read; an array of
-            shape (H, W, 3), uint8, **BGR** as ``mmcv.imread`` gives it; or a PIL image.
+        source (str | ndarray | Image): A path; a URL of any of mmengine's file backends; an array of shape (H, W, 3),
+            uint8, **BGR** as returned by ``mmcv.imread``; or a PIL image.
 
     Returns:
-        ndarray: Shape (H, W, 3), uint8, BGR, upright where the file tells how the camera was held.
+        ndarray: Shape (H, W, 3), uint8, BGR, rotated according to the file's EXIF orientation.
 
     Raises:
-        ValueError: A file that is no picture, or an array of another kind.
-        OSError: A file or URL that cannot be read.
-        TypeError: Anything else.
+        FileError: The file or URL cannot be read.
+        DataError: The file is not an image, or ``source`` has another type, shape or dtype.
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or source.size == 0:
-            raise ValueError('a picture as an array must be uint8 of shape (H, W, 3), BGR as mmcv.imread gives it, got '
-                             f'{source.dtype} of shape {source.shape}')
-        return np.ascontiguousarray(source)  # OpenCV takes no mirrored view, such as rgb[..., ::-1]
+            raise DataError('An image array must be uint8 of shape (H, W, 3) in BGR order, got '
+                            f'{source.dtype} of shape {source.shape}.')
+        return np.ascontiguousarray(source)  # OpenCV refuses negative strides, such as of rgb[..., ::-1]
     if isinstance(source, Image.Image):
-        return _as_bgr(source, 'a PIL picture')
+        return _to_bgr(source, 'PIL image')
     if not isinstance(source, str):
-        raise TypeError('a picture is a path, a URL, an array (H, W, 3) or a PIL image, got '
-                        f'{type(source).__name__}')
+        raise DataError('An image must be a path, a URL, an array of shape (H, W, 3) or a PIL image, got '
+                        f'{type(source).__name__}.')
     try:
         content = fileio.get(source.removeprefix('file://'))
-    except Exception as error:  # each file backend has its own
-        raise OSError(f'the picture {source!r} cannot be read: {error}') from error
+    except (OSError, ImportError, KeyError, ValueError, HTTPException) as error:
+        reason = 'no file backend for this scheme' if isinstance(error, KeyError) else error
+        raise FileError(f'Cannot read image {source!r}: {reason}.') from error
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
-            picture = ImageOps.exif_transpose(file)
-    except Exception as error:  # a broken file raises whatever its bytes lead to
-        raise ValueError(f'{source!r} cannot be read as a picture: it is truncated or something else '
-                         f'({type(error).__name__})') from error
-    return _as_bgr(picture, repr(source))
+            image = ImageOps.exif_transpose(file)
+    except Exception as error:  # damaged bytes can raise any exception while they are decoded
+        raise DataError(f'Cannot decode image {source!r}: the file is truncated or not an image '
+                        f'({type(error).__name__}).') from error
+    return _to_bgr(image, repr(source))
 
 
-def _as_bgr(picture: Image.Image, name: str) -> np.ndarray:
-    if picture.mode == 'F' or 0 in picture.size:
-        raise ValueError(f'{name} must have pixels of 8 or 16 bits, got mode {picture.mode!r} and size {picture.size}')
-    if picture.mode.startswith('I'):
-        # 16 bits, which Pillow would cut off at 255.
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-    if picture.mode == 'P':
-        picture = picture.convert('RGBA')  # Pillow warns where a palette with transparency goes to RGB at once
-    return np.ascontiguousarray(np.asarray(picture.convert('RGB'))[..., ::-1])
+def _to_bgr(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode == 'F' or 0 in image.size:
+        raise DataError(f'Cannot use {name}: expected pixels of 8 or 16 bits, got mode {image.mode!r} and size '
+                        f'{image.size}.')
+    if image.mode.startswith('I'):
+        # 16 bits, which Pillow would clip at 255.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode == 'P':
+        image = image.convert('RGBA')  # Pillow warns if a palette with transparency is converted to RGB directly
+    return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
 
 
 def unique_stems(sources: Sequence[Source]) -> List[str]:
-    """A name for what is drawn of each picture: its file's without suffix, or its number; numbered where not unique."""
-    names, taken = [], set()
+    """Return a file name without suffix for each image: its own, or its index, with a number added to duplicates."""
+    stems, taken = [], set()
     for index, source in enumerate(sources):
-        stem = str(index)
+        base = str(index)
         if isinstance(source, str):
-            stem = Path(unquote(urlsplit(source).path) if '://' in source else source).stem or stem
-        name, count = stem, 1
-        # As a file system sees it that does not tell capitals.
-        while name.casefold() in taken:
+            base = Path(unquote(urlsplit(source).path) if '://' in source else source).stem or base
+        stem, count = base, 1
+        # Some file systems ignore case.
+        while stem.casefold() in taken:
             count += 1
-            name = f'{stem}_{count}'
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+            stem = f'{base}_{count}'
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems

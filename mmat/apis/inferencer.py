@@ -1,4 +1,4 @@
-"""Class scores and attention of pictures from anywhere."""
+"""Class scores and attention maps of any images."""
 import inspect
 import io
 import json
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmat.attention.maps import check_map_options
 from mmat.engine import AtomicBackend
+from mmat.errors import ConfigError, DataError, LayerError, UserError
 from mmat.models import Distiller, attention_layers
 from mmat.models.attention_maps import as_attention
 from mmat.models.options import check_number
@@ -33,31 +34,31 @@ from .model import get_model, load_pretrained
 
 
 class AttentionInferencer(ImageClassificationInferencer):
-    """Class scores and attention maps of pictures, in one forward pass.
+    """Compute class scores and attention maps of images in one forward pass.
 
-    A picture goes through the test pipeline of the network's config, without its loading and without the bounding box
-    that only a dataset knows. Where images are held in memory (:class:`mmat.datasets.CIFAR10`, ``CIFAR100``,
-    ``Digits``) there is no pipeline: the whole picture is resized to the dataset's size, antialiased, and made grey
-    where the dataset is.
+    Images go through the test pipeline of the network's config, without loading and without the bounding boxes of a
+    dataset. Datasets in memory (:class:`mmat.datasets.CIFAR10`, ``CIFAR100``, ``Digits``) have no pipeline: the whole
+    image is resized to the dataset's size with antialiasing, and converted to gray if the dataset is gray.
 
     Args:
-        model (str | PathLike | Config | nn.Module): As for :func:`mmat.get_model`, or a network from there. A
-            distiller is its student.
-        pretrained (bool | str | PathLike): As for :func:`mmat.get_model`. A network as it is keeps its weights, unless
-            others are named here. Defaults to True, the zoo's.
-        device (str | torch.device, optional): Defaults to None: a GPU where there is one; a network stays where it is.
-        layers (Sequence[int | str], optional): Stage indices or module paths. Defaults to None, every map of an
-            attention neck, or every stage of a network without.
-        p (float): Power of the map of activations. Defaults to 2.
+        model (str | PathLike | Config | nn.Module): See :func:`mmat.get_model`, or a network built by it. For a
+            distiller, the student is used.
+        pretrained (bool | str | PathLike): See :func:`mmat.get_model`. A network keeps its weights if this is a bool.
+            Defaults to True, the zoo's weights.
+        device (str | torch.device, optional): Defaults to None: a GPU if available; a network stays on its device.
+        layers (Sequence[int | str], optional): Stage indices or module paths. Defaults to None: all maps of the
+            attention neck, or all stages if the network has none.
+        p (float): Power of activation-based maps. Defaults to 2.
         reduction (str): 'sum' or 'max' over channels. Defaults to 'sum'.
-        classes (Sequence[str], optional): Class names, by label. Defaults to None: what the checkpoint or the dataset
-            of the config says, if they do.
-        **kwargs: Merged into the model config, as by :func:`mmat.get_model`.
+        classes (Sequence[str], optional): Class names by label. Defaults to None: those of the checkpoint or of the
+            config's dataset, if known.
+        **kwargs: Merged into the model config, see :func:`mmat.get_model`.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: As :func:`mmat.get_model`.
-        ValueError: A layer that does not exist, an option outside these, or a config that does not tell how a picture
-            becomes an image of its dataset.
+        MissingFileError, FileError, CheckpointError: See :func:`mmat.get_model`.
+        LayerError: A layer does not exist.
+        ConfigError: The config defines no image pipeline.
+        UserError: The device does not exist, or an option is out of range.
 
     Examples:
         >>> inferencer = AttentionInferencer('wrn16-2_1xb128_cifar10', 'work_dirs/wrn16-2_1xb128_cifar10')
@@ -79,22 +80,21 @@ class AttentionInferencer(ImageClassificationInferencer):
         check_layers(layers)
         if isinstance(model, nn.Module):
             if kwargs:
-                raise ValueError(f'{", ".join(kwargs)}: a network that is built already takes no further settings')
-            network = _student(model)
+                raise UserError(f'Cannot change {", ".join(kwargs)} of a network that is already built.')
+            network = _get_student(model)
             if pretrained and not isinstance(pretrained, bool):
                 load_pretrained(network, pretrained)
             if device is not None:
                 network.to(device)
         else:
             if isinstance(model, dict) and 'type' in model:
-                raise TypeError('a model config alone does not tell how pictures become images: give the whole config, '
-                                'a name, or a network of mmat.get_model')
+                raise ConfigError('A model config defines no image pipeline. Give the whole config, a name or a '
+                                  'network from mmat.get_model.')
             network = get_model(model, pretrained, device or ('cuda' if torch.cuda.is_available() else 'cpu'), **kwargs)
         super().__init__(network, pretrained=False, classes=classes)
         self.layers = list(dict.fromkeys(find_layer(network, layer) for layer in layers or attention_layers(network)))
         if not self.layers:
-            raise ValueError(f'{type(network).__name__} has neither attention maps nor stages that can be told: name '
-                             'its layers')
+            raise LayerError(f'{type(network).__name__} has neither attention maps nor known stages. Give `layers`.')
         self.p = p
         self.reduction = reduction
 
@@ -105,36 +105,38 @@ class AttentionInferencer(ImageClassificationInferencer):
                  show_dir: Optional[Union[str, os.PathLike]] = None,
                  out_file: Optional[Union[str, os.PathLike]] = None,
                  return_vis: bool = False) -> list:
-        """Look at pictures.
+        """Run inference on images.
 
         Args:
             inputs (str | PathLike | ndarray | Image | Sequence): A path; a URL; an array of shape (H, W, 3), uint8,
-                **BGR** as ``mmcv.imread`` gives it; a PIL image; a folder, which means its pictures sorted by name,
-                without those of its subfolders; or a list of these.
-            batch_size (int): Pictures in one forward pass; those of different size after the pipeline go one after the
-                other. Defaults to 1.
-            return_datasamples (bool): Give mmpretrain's DataSamples, with the maps as tensors in ``attention``.
+                **BGR** as returned by ``mmcv.imread``; a PIL image; a folder, for its images sorted by name, without
+                subfolders; or a list of these.
+            batch_size (int): Images per forward pass. Images whose sizes differ after the pipeline are not batched.
+                Defaults to 1.
+            return_datasamples (bool): Return mmpretrain's DataSamples, with the maps as tensors in ``attention``.
                 Defaults to False.
-            show_dir (str | PathLike, optional): Write a PNG of each picture, as the network sees it, beside its maps.
+            show_dir (str | PathLike, optional): Write a PNG of each image, as input to the network, and its maps.
                 Defaults to None.
             out_file (str | PathLike, optional): Write the results as JSON. Defaults to None.
-            return_vis (bool): Give what ``show_dir`` would get too, RGB from 0 to 255, as ``visualization``. Defaults
-                to False.
+            return_vis (bool): Also return the images written to ``show_dir``, RGB from 0 to 255, as ``visualization``.
+                Defaults to False.
 
         Returns:
-            list: For each picture a dict of ``pred_scores`` (classes, ), ``pred_label``, ``pred_score``; ``pred_class``
-            where class names are known; ``attention``, layer -> map of shape (h, w), float32; and ``img_path`` where
-            it has one.
+            list: For each image a dict of ``pred_scores`` (classes, ), ``pred_label``, ``pred_score``, ``pred_class``
+            if class names are known, ``attention``, layer -> map of shape (h, w), float32, and ``img_path`` if it has
+            one.
 
         Raises:
-            FileNotFoundError, OSError, TypeError, ValueError: A picture that is not there or cannot be read; the
-                message names it. An option outside these.
+            MissingFileError: An image does not exist.
+            FileError, DataError: An image cannot be read. The message names it.
+            UserError: An option is out of range, the network is not a classifier, or ``classes`` has a wrong length.
+            RuntimeError: The test pipeline failed on an image. The message names it.
         """
         check_number(batch_size, 'batch_size', type(self).__name__)
         if out_file is not None and Path(out_file).suffix != '.json':
-            raise ValueError(f'out_file must end in .json, got {str(out_file)!r}')
+            raise UserError(f'out_file must end in .json, got {str(out_file)!r}.')
         sources = self._inputs_to_list(inputs)
-        files = None if show_dir is None else self._picture_files(Path(show_dir), sources)
+        files = None if show_dir is None else self._output_files(Path(show_dir), sources)
         samples = []
         batches = self.preprocess(sources, batch_size)
         if len(sources) > batch_size:
@@ -147,7 +149,7 @@ class AttentionInferencer(ImageClassificationInferencer):
             samples += predictions
         results = self.postprocess(samples, None)
         if out_file is not None:
-            AtomicBackend().put(json.dumps([_plain(result) for result in results], indent=1).encode(), out_file)
+            AtomicBackend().put(json.dumps([_to_json(result) for result in results], indent=1).encode(), out_file)
         if return_vis and not return_datasamples:
             for result, sample in zip(results, samples):
                 result['visualization'] = sample.visualization
@@ -161,7 +163,7 @@ class AttentionInferencer(ImageClassificationInferencer):
         return pipeline
 
     def preprocess(self, inputs: List[Source], batch_size: int = 1) -> Iterator[dict]:
-        """Batches of equally sized images, in order, as the network's data preprocessor takes them."""
+        """Yield batches of equally sized images, in order, as inputs of the network's data preprocessor."""
         for start in range(0, len(inputs), batch_size):
             images = map(self._prepare, inputs[start:start + batch_size], range(start, len(inputs)))
             for _, equal in groupby(images, key=lambda image: image['inputs'].shape):
@@ -172,30 +174,30 @@ class AttentionInferencer(ImageClassificationInferencer):
     def _prepare(self, source: Source, index: int) -> dict:
         try:
             image = read_image(source)
-        except (TypeError, ValueError) as error:
+        except DataError as error:
             if isinstance(source, str):
                 raise
-            raise type(error)(f'picture {index}: {error}') from error
+            raise DataError(f'Image {index}: {error}') from error
         try:
             image = self.pipeline(image)
-        except Exception as error:  # any step of any pipeline
-            name = repr(source) if isinstance(source, str) else f'picture {index}'
-            raise ValueError(f'{name}: the test pipeline of the config fails ({error})') from error
+        except Exception as error:
+            name = repr(source) if isinstance(source, str) else index
+            raise RuntimeError(f'The test pipeline of the config failed on image {name}: {error}') from error
         if isinstance(source, str):
             image['data_samples'].set_metainfo(dict(img_path=source))
         return image
 
     @torch.no_grad()
     def forward(self, inputs: dict) -> List[DataSample]:
-        """Predictions of a batch, each with its ``attention``, layer -> map of shape (h, w), on the CPU."""
+        """Predict a batch. Each sample gets ``attention``, layer -> map of shape (h, w), on the CPU."""
         with tap(self.model, self.layers) as features:
             samples = self.model.test_step(inputs)
         if not all('pred_score' in sample for sample in samples):
-            raise ValueError(f'AttentionInferencer is for networks that classify; {type(self.model).__name__} gives '
-                             'no class scores')
+            raise UserError(f'AttentionInferencer needs a classifier, but {type(self.model).__name__} returns no class '
+                            'scores.')
         if self.classes is not None and len(samples[0].pred_score) != len(self.classes):
-            raise ValueError(f'the network gives {len(samples[0].pred_score)} scores, but there are '
-                             f'{len(self.classes)} class names; name its own with classes=')
+            raise UserError(f'The network returns {len(samples[0].pred_score)} scores, but there are '
+                            f'{len(self.classes)} class names. Give its names with classes=.')
         maps = {layer: as_attention(features[layer], gives_attention(self.model, layer), self.p,
                                     self.reduction).float().cpu() for layer in self.layers}
         for index, sample in enumerate(samples):
@@ -203,8 +205,8 @@ class AttentionInferencer(ImageClassificationInferencer):
         return samples
 
     def visualize(self, images: Tensor, samples: List[DataSample], files: Optional[List[Path]] = None) -> None:
-        """Draw images, (N, C, H, W) as they are prepared, and their maps into ``sample.visualization``, and files."""
-        images = images.float() / 255 if images.dtype == torch.uint8 else _stretch(images.float())
+        """Draw images, (N, C, H, W) after the pipeline, and their maps into ``sample.visualization`` and files."""
+        images = images.float() / 255 if images.dtype == torch.uint8 else _rescale(images.float())
         images = images.flip(1) if self._is_bgr and images.shape[1] == 3 else images
         images = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
         for index, sample in enumerate(samples):
@@ -227,14 +229,14 @@ class AttentionInferencer(ImageClassificationInferencer):
                     result['img_path'] = sample.img_path
         return results
 
-    def _picture_files(self, folder: Path, sources: List[Source]) -> List[Path]:
-        """Where to draw each picture: never over one that is to be looked at."""
+    def _output_files(self, folder: Path, sources: List[Source]) -> List[Path]:
+        """Return the output file of each image. Refuse to overwrite an input."""
         files = [folder / f'{name}.png' for name in unique_stems(sources)]
-        given = {Path(source).resolve() for source in sources if isinstance(source, str) and '://' not in source}
-        over = [str(file) for file in files if file.resolve() in given]
+        inputs = {Path(source).resolve() for source in sources if isinstance(source, str) and '://' not in source}
+        over = [str(file) for file in files if file.resolve() in inputs]
         if over:
-            raise ValueError(f'show_dir {str(folder)!r} holds the pictures themselves: {over[0]} would be overwritten; '
-                             'name another folder')
+            raise UserError(f'Writing to show_dir {str(folder)!r} would overwrite the input {over[0]}. Give another '
+                            'folder.')
         return files
 
     @staticmethod
@@ -245,15 +247,15 @@ class AttentionInferencer(ImageClassificationInferencer):
 
 def inference_model(model: Union[str, os.PathLike, Config, nn.Module], inputs: Union[Source, Sequence[Source]],
                     **kwargs) -> Union[dict, list]:
-    """Look at one picture: the shortcut for :class:`AttentionInferencer`, which is the better for many.
+    """Run inference on one input. For several calls, build an :class:`AttentionInferencer` once.
 
     Args:
-        model (str | PathLike | Config | nn.Module): As for :class:`AttentionInferencer`.
-        inputs (str | PathLike | ndarray | Image | Sequence): As when that is called.
-        **kwargs: Of both, such as ``pretrained``, ``layers`` and ``show_dir``.
+        model (str | PathLike | Config | nn.Module): See :class:`AttentionInferencer`.
+        inputs (str | PathLike | ndarray | Image | Sequence): See :meth:`AttentionInferencer.__call__`.
+        **kwargs: Arguments of both, such as ``pretrained``, ``layers`` and ``show_dir``.
 
     Returns:
-        dict | list: The result of a picture; of a folder or list that of each.
+        dict | list: The result of an image, or a list of results for a folder or list.
     """
     call = {key: kwargs.pop(key) for key in inspect.signature(AttentionInferencer.__call__).parameters
             if key in kwargs}
@@ -263,11 +265,11 @@ def inference_model(model: Union[str, os.PathLike, Config, nn.Module], inputs: U
     return results if several else results[0]
 
 
-def _student(network: nn.Module) -> nn.Module:
-    """The network that predicts, with what :func:`mmat.get_model` notes on it."""
+def _get_student(network: nn.Module) -> nn.Module:
+    """Return a distiller's student with the distiller's config and metadata, or the network itself."""
     if not hasattr(network, '_config'):
-        raise ValueError(f'{type(network).__name__} does not know its config, so there is no telling how it takes '
-                         'pictures; make it with mmat.get_model')
+        raise UserError(f'{type(network).__name__} has no config, which defines the image pipeline. Build it with '
+                        'mmat.get_model.')
     if not isinstance(network, Distiller):
         return network
     student = network.student
@@ -275,17 +277,18 @@ def _student(network: nn.Module) -> nn.Module:
     return student
 
 
-def _stretch(images: Tensor) -> Tensor:
+def _rescale(images: Tensor) -> Tensor:
+    """Map the range of each image to [0, 1]."""
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     return (images - low) / torch.where(high > low, high - low, 1)
 
 
-def _plain(value):
-    """Of arrays lists, of numbers six digits, of what JSON has no word for (nan, inf) None."""
+def _to_json(value):
+    """Convert arrays to lists, round floats to six digits, and replace nan and inf, which JSON lacks, by None."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _to_json(each) for key, each in value.items()}
     if isinstance(value, (list, np.ndarray)):
-        return [_plain(each) for each in (value.tolist() if isinstance(value, np.ndarray) else value)]
+        return [_to_json(each) for each in (value.tolist() if isinstance(value, np.ndarray) else value)]
     if isinstance(value, float):
         return float(f'{value:.6g}') if math.isfinite(value) else None
     return value

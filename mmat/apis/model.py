@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Build networks by name or config."""
 import os
 from typing import Optional, Union
 
@@ -7,6 +7,7 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 
+from mmat.errors import CheckpointError, UserError
 from mmat.models import network_config
 from mmat.utils.checkpoint import load_weights
 from mmat.utils.zoo import find_config, find_weights, list_models
@@ -18,26 +19,27 @@ def get_model(model: Union[str, os.PathLike, Config],
               pretrained: Union[bool, str, os.PathLike] = False,
               device: Optional[Union[str, torch.device]] = None,
               **kwargs) -> nn.Module:
-    """A network in eval mode, by name or config.
+    """Build a network in eval mode from a name or a config.
 
-    Of a distillation config it is the student, which is what its checkpoints hold; no teacher file is needed.
+    A distillation config gives its student, which is what its checkpoints hold. The teacher's file is not needed.
 
     Args:
-        model (str | PathLike | Config): A name from :func:`list_models` or of mmpretrain's zoo, the path of a config
-            file, or a config.
-        pretrained (bool | str | PathLike): True for the zoo's weights, or a checkpoint file, work directory or URL.
-            What was published with a hash in its name must have that hash. Defaults to False, as initialised.
-        device (str | torch.device, optional): Where to put it. Defaults to None, the CPU.
+        model (str | PathLike | Config): A name from :func:`list_models` or mmpretrain's zoo, the path of a config file,
+            or a config.
+        pretrained (bool | str | PathLike): True for the zoo's weights, or a checkpoint file, work directory or URL. A
+            file with a hash in its name is verified. Defaults to False, random initialization.
+        device (str | torch.device, optional): Device of the network. Defaults to None, the CPU.
         **kwargs: Merged into the model config, such as ``backbone=dict(out_indices=(0, 1, 2))``.
 
     Returns:
-        nn.Module: The model, with its config as ``_config``, and what is known of its classes as ``_dataset_meta``.
+        nn.Module: The network, with its config as ``_config`` and its class names, if known, in ``_dataset_meta``.
 
     Raises:
-        FileNotFoundError: No such name, config or checkpoint; the message names the closest.
-        OSError: Weights that cannot be downloaded.
-        ValueError: A device that is not there; ``pretrained=True`` and the zoo has no weights, or a checkpoint that
-            does not fit, or is not the one that was published under its name.
+        MissingFileError: The name, config or checkpoint does not exist. The message suggests similar names.
+        FileError: The weights cannot be downloaded.
+        CheckpointError: The checkpoint cannot be read, does not fit or fails its hash, or ``pretrained=True`` and the
+            zoo has no weights.
+        UserError: The device does not exist.
     """
     if isinstance(model, os.PathLike):
         model = os.fspath(model)
@@ -45,8 +47,9 @@ def get_model(model: Union[str, os.PathLike, Config],
     if pretrained is True:
         pretrained = find_weights(model) if isinstance(model, str) else None
         if not pretrained:
-            raise ValueError(f'the zoo has no weights for {model if isinstance(model, str) else "a config"}: train it, '
-                             'or name a checkpoint with pretrained=PATH')
+            name = model if isinstance(model, str) else 'a config object'
+            raise CheckpointError(f'The zoo has no weights for {name}. Train it, or give a checkpoint with '
+                                  'pretrained=PATH.')
     if device is not None:
         _check_device(device)
     config.model = network_config(config)
@@ -57,29 +60,28 @@ def get_model(model: Union[str, os.PathLike, Config],
 
 
 def _check_device(device: Union[str, torch.device]) -> None:
-    """Raise ValueError where there is no such device."""
+    """Raise UserError if the device does not exist."""
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
-        there = "'cpu' and 'cuda'" if torch.cuda.is_available() else "'cpu'"
-        raise ValueError(f'there is no device {str(device)!r} here, but {there} '
-                         f'({str(error).splitlines()[0]})') from error
+        available = "'cpu' and 'cuda'" if torch.cuda.is_available() else "'cpu'"
+        raise UserError(f'No device {str(device)!r}, available: {available} ({str(error).splitlines()[0]}).') from error
 
 
 def load_pretrained(network: nn.Module, pretrained: Union[str, os.PathLike]) -> None:
-    """Load weights into a network, and what their file tells of the classes, as ``network._dataset_meta``.
+    """Load weights into a network, and the file's class names into ``network._dataset_meta``.
 
     Args:
         network (nn.Module): From :func:`get_model`.
         pretrained (str | PathLike): A checkpoint file, work directory or URL.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: As :func:`get_model`.
+        MissingFileError, FileError, CheckpointError: See :func:`get_model`.
     """
     checkpoint = load_weights(network, pretrained)
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, dict) else {}
-    # mmpretrain's; the second are its names of before version 1.
+    # mmpretrain 1.x has dataset_meta, 0.x has CLASSES.
     dataset_meta = meta.get('dataset_meta')
     classes = dataset_meta.get('classes') if isinstance(dataset_meta, dict) else meta.get('CLASSES')
     if classes:

@@ -82,8 +82,8 @@ class AttentionVisualizationHook(Hook):
         for layer in self.layers or ():
             find_layer(network, layer)
         if not (self.layers or attention_layers(network)):
-            raise LayerError(f'AttentionVisualizationHook found neither attention maps nor stages in '
-                             f'{type(network).__name__}. Give its option `layers`.')
+            raise LayerError(f'{type(network).__name__} has neither attention maps nor known stages. Give '
+                             'AttentionVisualizationHook its `layers`.')
 
     def _load_images(self, loader) -> tuple:
         """Return the batch of images, collated by the loader, and their class names if known."""
