@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# tools/slurm_run.sh SCRIPT PARTITION JOB_NAME [script's arguments]: what slurm_train.sh and slurm_test.sh share
+# tools/slurm_run.sh SCRIPT PARTITION JOB_NAME [script arguments]: shared by slurm_train.sh and slurm_test.sh
 set -euo pipefail
 script=$1 partition=$2 job_name=$3
 shift 3
 gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-8}
 ((gpus_per_node <= gpus)) || gpus_per_node=$gpus
-# GPUS_PER_NODE=0 asks for no GPU: GPUS processes of the CPU.
+# GPUS_PER_NODE=0 requests no GPUs: GPUS is then the number of CPU processes.
 if ((gpus_per_node > 0)); then
     resources=(--gres="gpu:$gpus_per_node" --ntasks-per-node="$gpus_per_node")
 else

@@ -1,73 +1,74 @@
-"""What one process trains: a run, or seeds of a config that share their batches and their teacher's forward pass."""
+"""The runs of a job: a single run, or seeds of a config that share batches and the teacher's forward pass."""
 import os
 import subprocess
 import sys
 from typing import Dict, List, Optional, Sequence
 
+from mmat.errors import CheckpointError
 from mmat.utils.work_dirs import common_checkpoint
 
 from .run import Run
 
 
 def split_into_jobs(runs: Sequence[Run]) -> List[List[Run]]:
-    """Runs by the process that trains them: those of a config with the same batches and teacher, else each its own.
+    """Split runs into jobs: runs of a config with the same shared batches and teacher together, all others alone.
 
     Args:
-        runs (Sequence[Run]): In the order in which to begin them.
+        runs (Sequence[Run]): In training order.
 
     Returns:
-        list[list[Run]]: In the order of their first runs.
+        list[list[Run]]: The runs of each job, in the order of their first runs.
     """
-    groups: Dict[object, List[Run]] = {}
+    jobs: Dict[object, List[Run]] = {}
     for run in runs:
         teacher = run.teacher and run.teacher.work_dir
         shared = (run.work_dir.parent, run.batch_seed, teacher)
-        groups.setdefault(run if run.batch_seed is None else shared, []).append(run)
-    return list(groups.values())
+        jobs.setdefault(run if run.batch_seed is None else shared, []).append(run)
+    return list(jobs.values())
 
 
-def resumable_together(group: Sequence[Run]) -> List[Run]:
-    """The first of a group, with those that can go on together with it: from one epoch, or from the beginning."""
-    together = [group[0]]
-    for run in group[1:]:
+def resumable_together(runs: Sequence[Run]) -> List[Run]:
+    """Return the first run, and those that can start with it: from a common checkpoint, or all from scratch."""
+    together = [runs[0]]
+    for run in runs[1:]:
         try:
             common_checkpoint([each.work_dir for each in (*together, run)])
-        except ValueError:  # such as seeds that were added when the others were half trained
+        except CheckpointError:  # e.g. a seed that was added when the others were half trained
             continue
         together.append(run)
     return together
 
 
 def split_by_failure(runs: Sequence[Run]) -> List[List[Run]]:
-    """Failed runs, where several of a group left the same failure these together."""
-    alike: Dict[tuple, List[Run]] = {}
-    for number, group in enumerate(split_into_jobs(runs)):
-        for run in group:
-            alike.setdefault((number, repr(run.failure)), []).append(run)
-    return list(alike.values())
+    """Split failed runs by job and failure: joint runs that failed with the same log are one item."""
+    same: Dict[tuple, List[Run]] = {}
+    for number, job in enumerate(split_into_jobs(runs)):
+        for run in job:
+            same.setdefault((number, repr(run.failure)), []).append(run)
+    return list(same.values())
 
 
-def joint_label(group: Sequence[Run]) -> str:
-    """Such as 'wrn16-1_1xb10_digits, seeds 0, 1, 2'."""
-    if len(group) == 1:
-        return group[0].label
-    return f'{group[0].name}, seeds {", ".join(str(run.seed) for run in group)}'
+def joint_label(runs: Sequence[Run]) -> str:
+    """Return a label such as 'wrn16-1_1xb10_digits, seeds 0, 1, 2'."""
+    if len(runs) == 1:
+        return runs[0].label
+    return f'{runs[0].name}, seeds {", ".join(str(run.seed) for run in runs)}'
 
 
-def training_command(group: Sequence[Run]) -> List[str]:
-    """The command line that trains a group, as one would type it."""
-    return group[0].command(together=[run.seed for run in group] if len(group) > 1 else ())
+def training_command(runs: Sequence[Run]) -> List[str]:
+    """Return the command line that trains the runs of a job."""
+    return runs[0].command(together=[run.seed for run in runs] if len(runs) > 1 else ())
 
 
-def start(group: Sequence[Run], device: Optional[dict] = None) -> subprocess.Popen:
-    """Carry a group out in a process of its own, which ends when this one does.
+def start_job(runs: Sequence[Run], device: Optional[dict] = None) -> subprocess.Popen:
+    """Start a job in a separate process, which stops when this one ends.
 
     Args:
-        group (Sequence[Run]): One of :func:`split_into_jobs`.
-        device (dict, optional): ``gpus``, of those that this process may use, or ``cores``, lists of numbers. Defaults
-            to None: all.
+        runs (Sequence[Run]): One item of :func:`split_into_jobs`.
+        device (dict, optional): ``gpus``, indices among the GPUs that this process may use, or ``cores``, numbers of
+            CPU cores. Defaults to None: all.
     """
-    for run in group:
+    for run in runs:
         run.prepare()
     device = device or {}
     environment = dict(os.environ)
@@ -77,11 +78,11 @@ def start(group: Sequence[Run], device: Optional[dict] = None) -> subprocess.Pop
         environment['CUDA_VISIBLE_DEVICES'] = ','.join(
             names.split(',')[number] if names else str(number) for number in device['gpus'])
     if cores:
-        environment['OMP_NUM_THREADS'] = str(max(1, len(cores) // group[0].processes))
-    # Told whose child it is: when it first looks, that may be gone.
-    command = [sys.executable, '-m', 'mmat.reproduce.job', *(str(run.work_dir) for run in group),
+        environment['OMP_NUM_THREADS'] = str(max(1, len(cores) // runs[0].processes))
+    # Passed explicitly: this process may be gone before the job first calls getppid.
+    command = [sys.executable, '-m', 'mmat.reproduce.job', *(str(run.work_dir) for run in runs),
                '--parent', str(os.getpid())]
-    with open(group[0].log, 'a') as log:
+    with open(runs[0].log, 'a') as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log,
                                    stderr=subprocess.STDOUT, start_new_session=True)
     if cores and hasattr(os, 'sched_setaffinity'):

@@ -1,4 +1,4 @@
-"""Where a number is from."""
+"""Code, hardware and precision that a measured number was obtained with."""
 import os
 import platform
 import shutil
@@ -15,7 +15,7 @@ _PRECISIONS = dict(AmpOptimWrapper='mixed precision', AutocastOptimWrapper='bf16
 
 
 def describe_code() -> dict:
-    """``commit`` of the checkout, '+' where it was changed since, None outside one; and ``versions``."""
+    """Return ``versions`` and ``commit``: the checkout's, with '+' if files have changed, None outside a checkout."""
     return dict(commit=_commit(), versions=dict(
         mmat=mmat.__version__, python=platform.python_version(),
         **{name: metadata.version(name) for name in _PACKAGES}))
@@ -26,7 +26,7 @@ def _commit() -> Optional[str]:
         return subprocess.run(['git', '-C', str(zoo_root()), *arguments], check=True, capture_output=True,
                               text=True).stdout.strip()
     try:
-        # Not a repository that mmat happens to be installed somewhere inside of.
+        # mmat may be installed inside an unrelated repository.
         if Path(git('rev-parse', '--show-toplevel')).resolve() != zoo_root().resolve():
             return None
         changed = git('status', '--porcelain', '--untracked-files=no', '--', 'mmat', 'configs', 'tools', 'recipes')
@@ -36,9 +36,9 @@ def _commit() -> Optional[str]:
 
 
 def describe_hardware(processes: int = 1) -> str:
-    """What this process, and what it starts, may use: the GPU's name and their number, or the CPU's and its cores."""
+    """Return number and name of the GPUs of a training, or of the CPU cores available to this process."""
     if shutil.which('nvidia-smi'):
-        import torch  # here: it takes seconds
+        import torch  # takes seconds
         if torch.cuda.is_available():
             return f'{processes} x {torch.cuda.get_device_name()}'
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
@@ -54,7 +54,7 @@ def _processor() -> str:
 
 
 def describe_precision(work_dir: Path) -> str:
-    """The arithmetic of a training, from the config that it wrote down."""
+    """Return the precision of a training, such as 'bf16 autocast', from the config dumped in its work directory."""
     from mmengine.config import Config
     dumped = sorted(work_dir.glob('*/vis_data/config.py'))
     wrapper = Config.fromfile(dumped[-1]).optim_wrapper.get('type', 'OptimWrapper') if dumped else 'OptimWrapper'

@@ -1,4 +1,4 @@
-"""What trainings need and this machine lacks, told before the first of them begins."""
+"""Datasets, packages and weights that runs need, checked before the first run starts."""
 import importlib.util
 import inspect
 import os
@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset, ImageNet
 
 from mmat.datasets import CIFAR10, CIFAR100, CUB, Digits, IndoorScenes67
+from mmat.errors import UserError
 from mmat.models.build import network_config
 from mmat.models.distillers import Teacher
 from mmat.registry import DATASETS, MODELS
@@ -18,69 +19,70 @@ from mmat.utils.zoo import find_config
 
 from .run import Run
 
-_IMAGENET = ('. Expected train/<class>/*.JPEG, and val/<class>/*.JPEG or val/*.JPEG with meta/val.txt, in {!r}. Fetch '
-             'them from https://www.image-net.org/download.php, or name another folder (data_root)')
+_IMAGENET = ('. Expected train/<class>/*.JPEG, and val/<class>/*.JPEG or val/*.JPEG with meta/val.txt, in {!r}. '
+             'Download ImageNet from https://www.image-net.org/download.php, or set data_root to another folder')
 
 
-def missing(runs: Iterable[Run]) -> List[str]:
-    """What has to be there before these trainings can run, and is not: datasets, packages, weights.
+def missing_requirements(runs: Iterable[Run]) -> List[str]:
+    """List the datasets, packages and weights that runs need and that are missing.
 
-    It is quick, so it tells that files are there, not what is in them. Weights at a URL are no file that could be
-    missing, see :func:`downloads`.
+    The check is quick: it finds files, but does not read them. Weights at URLs are not missing, see
+    :func:`pending_downloads`.
 
     Args:
-        runs (Iterable[Run]): The trainings, teachers among them. Those that are done need nothing.
+        runs (Iterable[Run]): The runs, teachers included. Runs that are done need nothing.
 
     Returns:
-        list[str]: For each thing one message: what it is, where it was looked for, where it is to be had, and the
-        configs that need it.
+        list[str]: One message for each missing item: its name, the expected location, how to get it, and the configs
+        that need it.
 
     Raises:
-        ValueError: A teacher that neither is trained here nor has weights: no file would help.
+        UserError: A teacher has no checkpoint and is not trained here.
     """
-    answers = {}  # no dataset is asked twice
-    return _by_need((run, [*_data(config, answers), *_packages(config), *_files(config, run)])
-                    for run, config in _different(runs))
+    checked: dict = {}  # each dataset is checked once
+    return _merge((run, [*_missing_data(config, checked), *_missing_packages(config), *_missing_weights(config, run)])
+                  for run, config in _distinct_configs(runs))
 
 
-def downloads(runs: Iterable[Run]) -> List[str]:
-    """The weights that these trainings fetch from the network, which a machine without one has to be given before.
+def pending_downloads(runs: Iterable[Run]) -> List[str]:
+    """List the weights that runs will download.
 
     Args:
-        runs (Iterable[Run]): As for :func:`missing`.
+        runs (Iterable[Run]): See :func:`missing_requirements`.
 
     Returns:
-        list[str]: For each file that is not there yet: its URL, where it is kept, and the configs that need it.
+        list[str]: One message for each file that is not in the cache: its URL, the cache folder, and the configs that
+        need it.
     """
     cache = Path(torch.hub.get_dir()).absolute() / 'checkpoints'
-    return _by_need((run, [f'{path} will be downloaded to {str(cache)!r}' for _, path in _weights(config, run)
-                           if _is_remote(path) and not (cache / Path(path).name).is_file()])
-                    for run, config in _different(runs))
+    return _merge((run, [f'{path} will be downloaded to {str(cache)!r}' for _, path in _initial_weights(config, run)
+                         if _is_remote(path) and not (cache / Path(path).name).is_file()])
+                  for run, config in _distinct_configs(runs))
 
 
-def _different(runs: Iterable[Run]) -> Iterator[Tuple[Run, Config]]:
-    """Of runs that differ in nothing but their seed one, with its config; none where all are done."""
+def _distinct_configs(runs: Iterable[Run]) -> Iterator[Tuple[Run, Config]]:
+    """Yield one unfinished run of each config, with its config."""
     for run in {(run.config, repr(run.options)): run for run in runs if not run.result}.values():
         config = Config.fromfile(find_config(run.config))
         config.merge_from_dict(run.options)
         yield run, config
 
 
-def _by_need(messages: Iterable[Tuple[Run, List[str]]]) -> List[str]:
-    """Each message once, with the configs that it is about."""
-    needs: Dict[str, List[str]] = {}
-    for run, each in messages:
-        for message in dict.fromkeys(each):
-            needs.setdefault(message, []).append(run.name)
-    return [f'{message}. Needed by {", ".join(names[:3])}' + (f' and {len(names) - 3} more' if names[3:] else '')
-            for message, names in needs.items()]
+def _merge(messages: Iterable[Tuple[Run, List[str]]]) -> List[str]:
+    """Return each message once, followed by the configs that it is about."""
+    names: Dict[str, List[str]] = {}
+    for run, of_run in messages:
+        for message in dict.fromkeys(of_run):
+            names.setdefault(message, []).append(run.name)
+    return [f'{message}. Needed by {", ".join(each[:3])}' + (f' and {len(each) - 3} more' if each[3:] else '')
+            for message, each in names.items()]
 
 
-def _words(check: Callable[[], object]) -> Optional[str]:
-    """What a check of somebody else has to say."""
+def _error_message(check: Callable[[], object]) -> Optional[str]:
+    """Return the message of a UserError or ImportError that a check raises."""
     try:
         check()
-    except (OSError, ValueError, ImportError) as error:
+    except (UserError, ImportError) as error:
         return str(error).rstrip('.')
     return None
 
@@ -91,144 +93,144 @@ def _is_remote(path: str) -> bool:
 
 # Datasets
 
-def _data(config: Config, answers: dict) -> Iterator[str]:
+def _missing_data(config: Config, checked: dict) -> Iterator[str]:
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for dataset in _leaves((config.get(loader) or {}).get('dataset')):
-            # Its pipeline is not asked.
+        for dataset in _inner_datasets((config.get(loader) or {}).get('dataset')):
             settings = {key: value for key, value in dataset.items() if key != 'pipeline'}
             root = settings.get('data_root') or ''
-            # Where there is nothing at all, the first split speaks for all.
-            key = (settings['type'], root) if root and not _holds(root) else repr(settings)
-            if key not in answers:
-                answers[key] = None if _is_remote(root) else _ask(settings, config.get('default_scope') or 'mmengine')
-            if answers[key]:
-                yield answers[key]
+            # One message for all splits if the folder is absent or empty.
+            key = (settings['type'], root) if root and not _contains(root) else repr(settings)
+            if key not in checked:
+                scope = config.get('default_scope') or 'mmengine'
+                checked[key] = None if _is_remote(root) else _check_dataset(settings, scope)
+            if checked[key]:
+                yield checked[key]
 
 
-def _leaves(dataset: Optional[dict]) -> Iterator[dict]:
-    """The datasets inside wrappers such as ConcatDataset."""
+def _inner_datasets(dataset: Optional[dict]) -> Iterator[dict]:
+    """Yield the datasets inside wrappers such as ConcatDataset."""
     if isinstance(dataset, dict):
         inner = dataset.get('datasets') or [dataset.get('dataset')]
         if all(isinstance(each, dict) for each in inner):
             for each in inner:
-                yield from _leaves(each)
+                yield from _inner_datasets(each)
         else:
             yield dataset
 
 
-def _holds(folder: str, what: Callable[[os.DirEntry], bool] = bool) -> bool:
-    """Whether a folder is there and has something of a kind in it; it is read no further than to the first."""
+def _contains(folder: str, matches: Callable[[os.DirEntry], bool] = bool) -> bool:
+    """Whether a folder exists and contains a matching entry; stops at the first match."""
     if not os.path.isdir(folder):
         return False
     with os.scandir(folder) as entries:
-        return any(map(what, entries))
+        return any(map(matches, entries))
 
 
-def _ask(settings: dict, scope: str) -> Optional[str]:
-    """What a dataset lacks, in its own words where it has some; None where it lacks nothing."""
+def _check_dataset(settings: dict, scope: str) -> Optional[str]:
+    """Return what a dataset lacks, None if it is complete."""
     options = {key: value for key, value in settings.items() if key not in ('type', '_scope_')}
     if options.get('data_root'):
         options['data_root'] = os.path.abspath(options['data_root'])
     with DATASETS.switch_scope_and_registry(settings.get('_scope_', scope)) as registry:
-        kind = registry.get(settings['type']) if isinstance(settings['type'], str) else settings['type']
-        # What is no type, making it will say.
-        return _KNOWN.get(kind, _ask_any)(kind, **options) if inspect.isclass(kind) else None
+        cls = registry.get(settings['type']) if isinstance(settings['type'], str) else settings['type']
+        # Unknown types are reported when the dataset is built.
+        return _CHECKS.get(cls, _check_any)(cls, **options) if inspect.isclass(cls) else None
 
 
-def _ask_cifar(kind: type, data_root: str = '', split: str = '', download: bool = False, **others) -> Optional[str]:
-    folder, archive = Path(data_root) / kind.folder, Path(data_root) / kind.archive
+def _check_cifar(cls: type, data_root: str = '', split: str = '', download: bool = False, **others) -> Optional[str]:
+    folder, archive = Path(data_root) / cls.folder, Path(data_root) / cls.archive
     if folder.is_dir():
-        there = all((folder / name).is_file() for name in (*kind.files.get(split, ()), kind.meta_file))
+        complete = all((folder / name).is_file() for name in (*cls.files.get(split, ()), cls.meta_file))
     else:
-        there = download or archive.is_file()
-    # Making it would read all of it.
-    return None if there else _words(lambda: kind(data_root, split))
+        complete = download or archive.is_file()
+    # A complete dataset is not built, because that reads all images.
+    return None if complete else _error_message(lambda: cls(data_root, split))
 
 
-def _ask_digits(kind: type, **options) -> Optional[str]:
-    # Importing it takes a second.
-    return None if importlib.util.find_spec('sklearn') else _words(lambda: kind(**options))
+def _check_digits(cls: type, **options) -> Optional[str]:
+    # Importing scikit-learn takes a second.
+    return None if importlib.util.find_spec('sklearn') else _error_message(lambda: cls(**options))
 
 
-def _ask_listed(kind: type, **options) -> Optional[str]:
-    """Datasets that look for each file of their lists, some ten thousand."""
-    return _words(lambda: kind(**options))
+def _check_by_building(cls: type, **options) -> Optional[str]:
+    """Check datasets that look for all listed files, at most some ten thousand, when they are built."""
+    return _error_message(lambda: cls(**options))
 
 
-def _ask_folders(kind: type, **options) -> Optional[str]:
-    """Folders of images, which may be millions: only that there are some."""
-    dataset = kind(**{**options, 'lazy_init': True})
+def _check_folders(cls: type, **options) -> Optional[str]:
+    """Check image folders, which may hold millions of files: only that they exist."""
+    dataset = cls(**{**options, 'lazy_init': True})
     images, listed = os.path.abspath(dataset.img_prefix), dataset.ann_file
     lacks = []
     if listed and not os.path.isfile(listed):
         lacks.append(f'the file {os.path.abspath(listed)!r}')
     if not os.path.isdir(images):
         lacks.append(f'the folder {images!r}')
-    elif not listed and dataset.with_label and not _holds(images, os.DirEntry.is_dir):
+    elif not listed and dataset.with_label and not _contains(images, os.DirEntry.is_dir):
         lacks.append(f'a folder for each class in {images!r}')
     if not lacks:
         return None
-    return f'{kind.__name__} lacks {" and ".join(lacks)}' + (
-        _IMAGENET.format(dataset.data_root) if kind is ImageNet else '')
+    return f'{cls.__name__} lacks {" and ".join(lacks)}' + (
+        _IMAGENET.format(dataset.data_root) if cls is ImageNet else '')
 
 
-def _ask_any(kind: type, data_root: str = '', ann_file: str = '', data_prefix: object = '', **others) -> Optional[str]:
-    """Datasets that nothing is known of but what their settings are called."""
-    downloads = inspect.signature(kind).parameters.get('download')
+def _check_any(cls: type, data_root: str = '', ann_file: str = '', data_prefix: object = '', **others) -> Optional[str]:
+    """Check the paths of an unknown dataset that uses mmengine's names for its arguments."""
+    downloads = inspect.signature(cls).parameters.get('download')
     if others.get('download', downloads and downloads.default is True):
         return None
     prefixes = data_prefix.values() if isinstance(data_prefix, dict) else [data_prefix]
-    places = [data_root] if data_root and not os.path.exists(data_root) else [
-        os.path.join(data_root, place) for place in (ann_file, *prefixes) if isinstance(place, str) and place]
-    lacks = [repr(os.path.abspath(place)) for place in places if not _is_remote(place) and not os.path.exists(place)]
-    return f'{kind.__name__} lacks {" and ".join(lacks)}' if lacks else None
+    paths = [data_root] if data_root and not os.path.exists(data_root) else [
+        os.path.join(data_root, path) for path in (ann_file, *prefixes) if isinstance(path, str) and path]
+    lacks = [repr(os.path.abspath(path)) for path in paths if not _is_remote(path) and not os.path.exists(path)]
+    return f'{cls.__name__} lacks {" and ".join(lacks)}' if lacks else None
 
 
-_KNOWN = {CIFAR10: _ask_cifar, CIFAR100: _ask_cifar, Digits: _ask_digits, CUB: _ask_listed,
-          IndoorScenes67: _ask_listed, CustomDataset: _ask_folders, ImageNet: _ask_folders}
+_CHECKS = {CIFAR10: _check_cifar, CIFAR100: _check_cifar, Digits: _check_digits, CUB: _check_by_building,
+           IndoorScenes67: _check_by_building, CustomDataset: _check_folders, ImageNet: _check_folders}
 
 
 # Packages and weights
 
-def _packages(config: Config) -> Iterator[str]:
-    """Packages that mmpretrain's networks ask for when they are made."""
+def _missing_packages(config: Config) -> Iterator[str]:
+    """Yield messages about packages that mmpretrain's networks require when they are built."""
     with MODELS.switch_scope_and_registry(config.get('default_scope') or 'mmengine') as registry:
-        for part in _dicts(config.model):
-            kind = registry.get(part['type']) if isinstance(part.get('type'), str) else None
-            ask = getattr(getattr(kind, '__init__', None), '_verify_require', None)
-            message = ask and _words(ask)
+        for part in _iter_dicts(config.model):
+            cls = registry.get(part['type']) if isinstance(part.get('type'), str) else None
+            verify = getattr(getattr(cls, '__init__', None), '_verify_require', None)
+            message = verify and _error_message(verify)
             if message:
                 yield message
 
 
-def _files(config: Config, run: Run) -> Iterator[str]:
-    for use, path in _weights(config, run):
-        message = None if _is_remote(path) else _words(lambda path=path: find_checkpoint(os.path.abspath(path)))
+def _missing_weights(config: Config, run: Run) -> Iterator[str]:
+    for use, path in _initial_weights(config, run):
+        message = None if _is_remote(path) else _error_message(lambda path=path: find_checkpoint(os.path.abspath(path)))
         if message:
             yield f'{use}: {message}'
 
 
-def _weights(config: Config, run: Run) -> Iterator[Tuple[str, str]]:
-    """What for, and where: the weights that a training begins with and no training of the table makes."""
+def _initial_weights(config: Config, run: Run) -> Iterator[Tuple[str, str]]:
+    """Yield purpose and path of all weights that a run starts with, except those of teachers still to be trained."""
     if config.get('load_from'):
         yield 'load_from', config.load_from
     teacher = config.model.get('teacher')
     if teacher and run.teacher is None:
         checkpoint = Teacher.of(teacher).checkpoint
         if checkpoint is not None:
-            yield 'the weights of the teacher', checkpoint
+            yield 'Teacher weights', checkpoint
     elif run.teacher and run.teacher.result:
-        yield 'the weights of the teacher, which was trained here', str(run.teacher.work_dir)
-    for part in _dicts(network_config(config.model)):
+        yield 'Weights of the teacher trained for this table', str(run.teacher.work_dir)
+    for part in _iter_dicts(network_config(config.model)):
         if part.get('type') == 'Pretrained' and part.get('checkpoint'):
             yield 'init_cfg', part['checkpoint']
 
 
-def _dicts(settings: object) -> Iterator[dict]:
-    """The dicts in a part of a config, at any depth."""
+def _iter_dicts(settings: object) -> Iterator[dict]:
+    """Yield the dicts in a part of a config, at any depth."""
     if isinstance(settings, dict):
         yield settings
         settings = list(settings.values())
     if isinstance(settings, (list, tuple)):
         for each in settings:
-            yield from _dicts(each)
+            yield from _iter_dicts(each)

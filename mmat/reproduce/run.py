@@ -1,4 +1,4 @@
-"""One training of a table. What is on disk is its state."""
+"""A run: one training of a table, with its state on disk."""
 import fcntl
 import json
 import os
@@ -9,31 +9,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from mmat.errors import ConfigError, FileError, MissingFileError
 from mmat.utils.files import write_atomic
 from mmat.utils.zoo import zoo_root
 
 
 @dataclass(eq=False)
 class Run:
-    """One training: a config with a seed, in a folder of its own.
+    """A config trained with a seed in its own work directory.
 
-    In the folder lie ``run.json`` (what is to be trained, and every time that it was begun), ``lock`` (held by the
-    processes that train), ``train.log``, mmengine's own logs and checkpoints, and in the end ``result.json`` or
-    ``failure.json``. Seeds that share their batches are trained together, see :mod:`mmat.reproduce.joint_runs`; then
-    ``train.log`` lies above, beside their folders.
+    The work directory holds ``run.json`` (settings and attempts), ``lock`` (held while a process trains the run),
+    ``train.log``, mmengine's logs and checkpoints, and finally ``result.json`` or ``failure.json``. Seeds that share
+    batches are trained in one job, see :mod:`mmat.reproduce.joint_runs`; their common ``train.log`` is in the parent
+    folder.
 
     Args:
-        work_dir (Path): The folder.
-        config (str): A name of the zoo or a file.
+        work_dir (Path): The work directory.
+        config (str): A config file, or a name of the model zoo.
         seed (int): The random seed.
-        epochs (int): How many the training has.
-        options (dict): Settings that differ from the config's, as ``--cfg-options``. Defaults to none.
-        teacher (Run, optional): The training whose last checkpoint teaches this one. Defaults to None.
-        processes (int): How many share the training. Defaults to 1.
-        config_hash (str, optional): Of what the config says, see :func:`mmat.reproduce.recipe.hash_of`. Defaults to
-            None, which equals any.
-        batch_seed (int, optional): The seed of the batches, which other seeds of the config have too. Defaults to None:
-            they come from ``seed``.
+        epochs (int): Number of epochs.
+        options (dict): Settings that override the config's, as ``--cfg-options``. Defaults to none.
+        teacher (Run, optional): The run whose last checkpoint is the teacher. Defaults to None.
+        processes (int): Processes of the training. Defaults to 1.
+        config_hash (str, optional): See :func:`mmat.reproduce.recipe.hash_of`. Defaults to None: it is not compared.
+        batch_seed (int, optional): The seed of the batches, shared with other seeds of the config. Defaults to None:
+            the batches follow from ``seed``.
     """
     work_dir: Path
     config: str
@@ -56,58 +56,58 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """Where the output of its training goes."""
+        """File for the output of the training."""
         return (self.work_dir if self.batch_seed is None else self.work_dir.parent) / 'train.log'
 
-    # What is on disk
+    # State on disk
 
     @property
     def result(self) -> Optional[dict]:
-        """What :func:`mmat.reproduce.job.measure` wrote; None as long as there is none."""
+        """``result.json``, see :func:`mmat.reproduce.job.write_result`; None until the run is done."""
         return read_json(self.work_dir / 'result.json')
 
     @property
     def failure(self) -> Optional[dict]:
-        """``status`` and ``log`` (its end) of the last time that it was begun, if that failed."""
+        """``failure.json``: ``status`` and ``log`` (its last lines) of the last attempt; None if it did not fail."""
         return read_json(self.work_dir / 'failure.json')
 
     @property
     def record(self) -> dict:
-        """What ``run.json`` says; empty before the run was first begun."""
+        """``run.json``; empty if the run was never prepared."""
         return read_json(self.work_dir / 'run.json') or {}
 
     @property
     def is_running(self) -> bool:
-        """Whether a process holds the run, of this tool or of another."""
-        with self.lock() as mine:
-            return mine is None
+        """Whether any process holds the lock."""
+        with self.lock() as descriptor:
+            return descriptor is None
 
     def progress(self) -> List[dict]:
-        """The lines of the run's JSON logs, of all times that it was begun, in the order of writing."""
+        """Return the lines of the JSON logs of all attempts, oldest first."""
         lines = []
         for log in sorted(self.work_dir.glob('*/vis_data/scalars.json')):
             for line in log.read_text().splitlines():
                 try:
                     lines.append(json.loads(line))
-                except json.JSONDecodeError:  # being written right now, or cut off when it was killed
+                except json.JSONDecodeError:  # incomplete: being written, or cut off by a kill
                     continue
         return lines
 
     @contextmanager
-    def lock(self, patience: float = 0.):
-        """The run for this process alone: a file descriptor, to be left to children, or None where it is taken.
+    def lock(self, timeout: float = 0.):
+        """Lock the run; yield the lock's file descriptor, or None if another process holds it.
 
-        The system gives it up when the last process is gone that holds it, however that ends.
+        Child processes that inherit the descriptor hold the lock too. The system releases it when the last of them
+        ends, even by SIGKILL.
 
         Args:
-            patience (float): Seconds to go on trying: whoever asks whether it is taken takes it for a moment. Defaults
-                to 0.
+            timeout (float): Seconds to retry, because :attr:`is_running` takes the lock for a moment. Defaults to 0.
         """
         if not self.work_dir.is_dir():
             yield -1
             return
         descriptor = os.open(self.work_dir / 'lock', os.O_RDWR | os.O_CREAT, 0o644)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         try:
             while not _try_lock(descriptor):
                 if time.monotonic() >= deadline:
@@ -118,75 +118,75 @@ class Run:
         finally:
             os.close(descriptor)
 
-    # What is to be done
+    # Preparation
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the config was changed since the run was first begun."""
-        there = self.record.get('config_hash')
-        return None not in (there, self.config_hash) and there != self.config_hash
+        """Whether the config has changed since the run was prepared."""
+        recorded = self.record.get('config_hash')
+        return None not in (recorded, self.config_hash) and recorded != self.config_hash
 
     def check(self) -> dict:
-        """What is to be trained, as ``run.json`` has it.
+        """Return the settings for ``run.json``, after comparing them with the ones on disk.
 
         Raises:
-            ValueError: The folder holds a training of another kind or with other batches, or its half by a config that
-                was changed since.
+            ConfigError: The work directory holds a run with other settings or batches, or an unfinished run of a config
+                that has changed since.
         """
-        spec = dict(config=self.config, seed=self.seed, epochs=self.epochs, options=self.options,
-                    processes=self.processes, teacher=self.teacher and os.path.relpath(
-                        self.teacher.work_dir, self.work_dir))
-        known = self.record
-        if known and known.get('batch_seed') != self.batch_seed:
-            raise ValueError(self._other_batches(known.get('batch_seed')))
+        settings = dict(config=self.config, seed=self.seed, epochs=self.epochs, options=self.options,
+                        processes=self.processes, teacher=self.teacher and os.path.relpath(
+                            self.teacher.work_dir, self.work_dir))
+        recorded, folder = self.record, repr(str(self.work_dir))
+        if recorded and recorded.get('batch_seed') != self.batch_seed:
+            raise ConfigError(self._batches_message(recorded.get('batch_seed')))
         if self.batch_seed is not None:
-            spec['batch_seed'] = self.batch_seed
-        # The config may be named otherwise: its name is the folder's.
-        differing = [f'{key}: {known[key]!r} there, {value!r} here' for key, value in spec.items()
-                     if known and key != 'config' and known.get(key) != value]
+            settings['batch_seed'] = self.batch_seed
+        # `config` may be spelled differently: the folder has the config's name.
+        differing = [f'{key} is {recorded.get(key)!r}, not {value!r}' for key, value in settings.items()
+                     if recorded and key != 'config' and recorded.get(key) != value]
         if differing:
-            raise ValueError(f'{str(self.work_dir)!r} holds another training ({"; ".join(differing)}); take another '
-                             '--work-dir, or delete that folder')
+            raise ConfigError(f'{folder} holds a run with other settings: {"; ".join(differing)}. Use another '
+                              '--work-dir, or delete the folder.')
         if self.is_outdated and not self.result:
-            raise ValueError(f'the config {self.config} was changed since {str(self.work_dir)!r} was begun; take the '
-                             'change back, or delete that folder')
-        return dict(spec, config_hash=self.config_hash)
+            raise ConfigError(f'The config {self.config} has changed since the unfinished run in {folder} was started. '
+                              'Revert the change, or delete the folder.')
+        return dict(settings, config_hash=self.config_hash)
 
-    def _other_batches(self, there: Optional[int]) -> str:
-        where = repr(str(self.work_dir))
-        if None not in (there, self.batch_seed):
-            return (f'{where} has the batches of seed {there}, and those of seed {self.batch_seed} are asked for; take '
-                    'another --work-dir, or delete that folder')
-        began, other = ('without', 'with') if there is None else ('with', 'without')
-        return (f'{where} was begun {began} --share-batches, and cannot go on {other} it: the batches are others. Go '
-                f'on {began} it, take another --work-dir, or delete that folder')
+    def _batches_message(self, recorded: Optional[int]) -> str:
+        folder = repr(str(self.work_dir))
+        if None not in (recorded, self.batch_seed):
+            return (f'{folder} was started with the batches of seed {recorded}, not {self.batch_seed}. Use another '
+                    '--work-dir, or delete the folder.')
+        started, other = ('without', 'with') if recorded is None else ('with', 'without')
+        return (f'{folder} was started {started} --share-batches and cannot be continued {other} it: the batches would '
+                f'differ. Continue {started} --share-batches, use another --work-dir, or delete the folder.')
 
     def prepare(self) -> None:
-        """Write down what is to be trained, before it is.
+        """Write ``run.json`` if there is none.
 
         Raises:
-            ValueError: As :meth:`check`.
-            OSError: The folder cannot be made, or written to.
+            ConfigError: See :meth:`check`.
+            FileError: The work directory cannot be written to.
         """
-        spec = self.check()
+        settings = self.check()
         if not self.record:
             try:
-                write_json(self.work_dir / 'run.json', dict(spec, attempts=[]))
+                write_json(self.work_dir / 'run.json', dict(settings, attempts=[]))
             except OSError as error:
-                raise OSError(f'nothing can be written to {str(self.work_dir)!r} ({error.strerror}); take another '
-                              '--work-dir') from error
+                raise FileError(f'Cannot write to {str(self.work_dir)!r} ({error.strerror}). Use another '
+                                '--work-dir.') from error
 
     def command(self, tool: str = 'train', together: Sequence[int] = ()) -> List[str]:
-        """The command line that trains it, as one would type it.
+        """Return the command line that trains or tests the run.
 
         Args:
-            tool (str): ``'test'`` for the command line that tests it. Defaults to ``'train'``.
-            together (Sequence[int]): Seeds that are trained in one process, this one among them. Defaults to none:
-                it is trained alone.
+            tool (str): ``'train'`` or ``'test'``. Defaults to ``'train'``.
+            together (Sequence[int]): Seeds to train in one process, including this run's. Defaults to none: the run is
+                trained alone.
         """
         python = [sys.executable]
         if tool == 'train' and self.processes > 1:
-            # A port of its own for each: they run side by side.
+            # --standalone chooses a free port, so that runs can be trained side by side.
             python += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={self.processes}']
         command = [*python, str(zoo_root() / 'tools' / f'{tool}.py'), self.config]
         if tool == 'test':
@@ -205,31 +205,31 @@ class Run:
         return [*command, '--cfg-options', *options] if options else command
 
     def command_options(self, teacher: bool = True) -> List[str]:
-        """What differs from the config, as ``KEY=VALUE``; the teacher's checkpoint, where it has one, is last."""
+        """Return ``options`` as ``KEY=VALUE``, followed by the teacher's checkpoint unless ``teacher`` is False."""
         options = dict(self.options)
         if teacher and self.teacher:
             options['model.teacher.checkpoint'] = str(self.teacher.work_dir)
-        # Of lists, spaces only tear an argument apart; those of a path are its own.
+        # Lists without spaces are one argument; paths keep theirs.
         return [f'{key}={value if isinstance(value, str) else str(value).replace(" ", "")}'
                 for key, value in options.items()]
 
 
 def open_run(work_dir: Path) -> Run:
-    """A run from what is on disk.
+    """Read a run from its work directory.
 
     Raises:
-        FileNotFoundError: The folder holds none.
+        MissingFileError: The folder has no ``run.json``.
     """
-    spec = read_json(work_dir / 'run.json')
-    if spec is None:
-        raise FileNotFoundError(f'{str(work_dir)!r} holds no run of a table: it has no run.json')
-    teacher = open_run(Path(os.path.normpath(work_dir / spec['teacher']))) if spec['teacher'] else None
-    return Run(work_dir, spec['config'], spec['seed'], spec['epochs'], spec['options'], teacher, spec['processes'],
-               spec.get('config_hash'), spec.get('batch_seed'))
+    settings = read_json(work_dir / 'run.json')
+    if settings is None:
+        raise MissingFileError(f'{str(work_dir)!r} is not the work directory of a run: it has no run.json.')
+    teacher = open_run(Path(os.path.normpath(work_dir / settings['teacher']))) if settings['teacher'] else None
+    return Run(work_dir, settings['config'], settings['seed'], settings['epochs'], settings['options'], teacher,
+               settings['processes'], settings.get('config_hash'), settings.get('batch_seed'))
 
 
 def num_joint_runs(attempt: dict) -> int:
-    """How many runs were trained in one process, of one of the ``attempts`` of ``run.json``."""
+    """Return how many runs were trained in one process, given an item of ``attempts`` in ``run.json``."""
     return len(attempt.get('seeds', ())) or 1
 
 
@@ -242,21 +242,20 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def read_json(path: Path) -> Optional[dict]:
-    """What a file holds, None where there is none.
+    """Read a JSON file; return None if it does not exist.
 
     Raises:
-        ValueError: It is damaged.
+        FileError: The file is damaged.
     """
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        what = f'its folder {str(path.parent)!r}' if path.name == 'run.json' else 'it'
-        raise ValueError(f'{str(path)!r} is damaged ({error}); delete {what}, and what it held is made '
-                         'again') from error
+    except ValueError as error:  # invalid JSON, or invalid UTF-8
+        damaged = f'the folder {str(path.parent)!r}' if path.name == 'run.json' else 'the file'
+        raise FileError(f'{str(path)!r} is damaged ({error}). Delete {damaged} and run the command again.') from error
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a file that is whole or not there."""
+    """Write a JSON file atomically."""
     write_atomic(path, json.dumps(content, indent=1).encode())

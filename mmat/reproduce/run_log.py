@@ -1,4 +1,4 @@
-"""What a training's logs say, while they are being written."""
+"""Follow the logs of a run while they are written."""
 import json
 import time
 from pathlib import Path
@@ -10,74 +10,75 @@ METRIC = 'accuracy/top1'
 
 
 class RunLog:
-    """What the JSON logs of a run say, read as they grow.
+    """Read the JSON logs of a run as they grow.
 
     Attributes:
-        epoch (float): Epochs that are done, with the part of the present one where it is known.
-        validated (int): The epoch of the last validation, 0 before the first.
-        accuracy (float, optional): What that gave, in percent.
-        resumed (int, optional): The epoch from which it last went on.
-        pace (float, optional): Seconds an epoch takes, validation included, since it was last begun.
+        epoch (float): Finished epochs, with the fraction of the current one if known.
+        validated (int): Epoch of the last validation, 0 before the first.
+        accuracy (float, optional): Accuracy of the last validation, in percent.
+        resumed (int, optional): Epoch from which training was last resumed.
+        pace (float, optional): Seconds per epoch of the last attempt, validation included.
     """
 
     def __init__(self, run: Run):
         self.run = run
         self.epoch, self.validated = 0., 0
         self.accuracy = self.resumed = self.pace = None
-        self._read: Dict[Path, int] = {}
-        self._told = 0.
-        self._first = self._length = None
+        self._offsets: Dict[Path, int] = {}
+        self._last_write = 0.
+        # Epoch before the first one of the attempt, iterations per epoch, and the last logged epoch and iteration.
+        self._first = self._epoch_length = None
         self._last = (0, 0)
 
     def read(self) -> None:
-        """Read what is new."""
+        """Read the new lines."""
         for file in sorted(self.run.work_dir.glob('*/vis_data/scalars.json')):
             try:
-                self._follow(file)
-            except FileNotFoundError:  # whoever deletes a folder shall not stop the others
+                self._read_file(file)
+            except FileNotFoundError:  # deleted in the meantime
                 continue
 
-    def _follow(self, file: Path) -> None:
-        if file not in self._read:
-            self._read[file], self._first, self.pace = 0, None, None
-            self._begun = (self.run.record.get('attempts') or [dict(started=time.time())])[-1]['started']
-        if file.stat().st_size == self._read[file]:
+    def _read_file(self, file: Path) -> None:
+        if file not in self._offsets:  # each attempt has a separate log
+            self._offsets[file], self._first, self.pace = 0, None, None
+            self._started = (self.run.record.get('attempts') or [dict(started=time.time())])[-1]['started']
+        if file.stat().st_size == self._offsets[file]:
             return
         with open(file, 'rb') as lines:
-            lines.seek(self._read[file])
+            lines.seek(self._offsets[file])
             for line in lines:
-                if not line.endswith(b'\n'):  # it is being written, or was when the run was killed
+                if not line.endswith(b'\n'):  # incomplete: being written, or cut off by a kill
                     break
-                self._read[file] += len(line)
-                self._take(line)
-        self._told = file.stat().st_mtime
-        if self._first is not None and self.epoch > self._first and self._told > self._begun:
-            self.pace = (self._told - self._begun) / (self.epoch - self._first)
+                self._offsets[file] += len(line)
+                self._parse(line)
+        self._last_write = file.stat().st_mtime
+        if self._first is not None and self.epoch > self._first and self._last_write > self._started:
+            self.pace = (self._last_write - self._started) / (self.epoch - self._first)
 
-    def _take(self, line: bytes) -> None:
+    def _parse(self, line: bytes) -> None:
         try:
             line = json.loads(line)
         except ValueError:
             return
-        if 'epoch' in line:  # of the training; its step is the iteration
+        if 'epoch' in line:  # a training line
             epoch, iteration = line['epoch'], line['iter']
             if self._first is None:
                 self._first = epoch - 1
                 self.resumed = self._first or None
             elif epoch > self._last[0] > 0:
-                self._length = self._last[1] / self._last[0]
+                self._epoch_length = self._last[1] / self._last[0]
             self._last = (epoch, iteration)
-            self.epoch = min(iteration / self._length, epoch) if self._length else epoch - 1
-        elif METRIC in line:
+            self.epoch = min(iteration / self._epoch_length, epoch) if self._epoch_length else epoch - 1
+        elif METRIC in line:  # a validation line, whose step is the epoch
             self.epoch = self.validated = line['step']
             self.accuracy = line[METRIC]
             if self._last[1] and self.validated:
-                self._length = self._last[1] / self.validated
+                self._epoch_length = self._last[1] / self.validated
 
     def left(self, pace: Optional[float]) -> Optional[float]:
-        """Seconds until the end at a pace, None without one."""
+        """Return the seconds until the end at a pace, in seconds per epoch; None without a pace."""
         if pace is None:
             return None
-        # What has gone by since the last line; nobody knows of more than an epoch.
-        since = min(max(0., time.time() - self._told), pace) if self._told else 0.
+        # Time since the last line counts as progress, up to one epoch.
+        since = min(max(0., time.time() - self._last_write), pace) if self._last_write else 0.
         return max(0., (self.run.epochs - self.epoch) * pace - since)

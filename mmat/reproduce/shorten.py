@@ -1,34 +1,36 @@
-"""A shorter training that keeps the shape of its schedules."""
+"""Scale the number of epochs of a config, and its schedules with it."""
 from typing import Dict
 
 from mmengine.config import Config
 
-# What counts epochs in mmengine's parameter schedulers.
+from mmat.errors import ConfigError
+
+# Arguments in epochs of mmengine's parameter schedulers.
 _SCHEDULER_TIMES = ('milestones', 'step_size', 'T_max', 'periods', 'begin', 'end', 'total_iters', 'total_steps')
-# And in the weights of transfer heads; those without `end` end with the training.
+# Arguments in epochs of weight schedules of transfer heads; without `end`, a schedule ends with the training.
 _WEIGHT_TIMES = ('milestones', 'begin', 'end')
 
 
 def shorten(config: Config, scale: float) -> Dict[str, object]:
-    """The settings that make a training ``scale`` times as long: its epochs, and all that is counted in epochs.
+    """Return the settings that scale a config's epochs, and all schedules that count epochs.
 
-    Learning rates drop, and weights of transfer heads decay, at the same share of the training as before, to the
-    nearest epoch.
+    Schedules of learning rates and of transfer heads' weights change at the same fractions of the training, rounded to
+    whole epochs.
 
     Args:
-        config (Config): A training by epochs. It is left as it is.
-        scale (float): Factor of the number of epochs, such as 0.05; of at least one epoch.
+        config (Config): A config that trains by epochs. It is not changed.
+        scale (float): Factor for the number of epochs, such as 0.05. The result is at least one epoch.
 
     Returns:
-        dict: Setting -> value, as ``--cfg-options`` takes them; empty for a scale of 1.
+        dict: Setting -> value, as for ``--cfg-options``; empty if ``scale`` is 1.
 
     Raises:
-        ValueError: ``scale`` is not positive, or the training is not counted in epochs.
+        ConfigError: ``scale`` is not positive and finite, or the config trains by iterations.
     """
     if not 0 < scale < float('inf'):
-        raise ValueError(f'the epochs can be scaled by a positive number only, got {scale}')
+        raise ConfigError(f'--epochs-scale must be a positive number, got {scale}.')
     if not config.train_cfg.get('by_epoch', True) or 'max_epochs' not in config.train_cfg:
-        raise ValueError(f'{config.filename} counts its training in iterations; only epochs can be scaled')
+        raise ConfigError(f'{config.filename} trains by iterations. Only epochs can be scaled.')
     if scale == 1:
         return {}
     before = config.train_cfg.max_epochs
@@ -45,24 +47,24 @@ def shorten(config: Config, scale: float) -> Dict[str, object]:
             if settings.get(name) is not None:
                 options[f'{prefix}.{name}'] = scaled(settings[name])
         if f'{prefix}.end' in options:
-            # Of at least an epoch, as whoever reads it insists.
+            # Schedules must last at least one epoch.
             options[f'{prefix}.end'] = max(options[f'{prefix}.end'], options.get(f'{prefix}.begin', 0) + 1)
         if str(settings.get('type')).lower().startswith('exponential'):
             options[f'{prefix}.gamma'] = settings['gamma']**(before / after)
 
-    for prefix, scheduler in _numbered('param_scheduler', config.get('param_scheduler')):
+    for prefix, scheduler in _with_keys('param_scheduler', config.get('param_scheduler')):
         if scheduler.get('by_epoch', True):
             collect(scheduler, prefix, _SCHEDULER_TIMES)
-    for prefix, head in _numbered('model.at_heads', config.model.get('at_heads')):
+    for prefix, head in _with_keys('model.at_heads', config.model.get('at_heads')):
         for key, value in head.items():
             if isinstance(value, dict) and 'initial' in value and value.get('by_epoch', True):
                 collect(value, f'{prefix}.{key}', _WEIGHT_TIMES)
-                _keep_apart(options, f'{prefix}.{key}', after)
+                _separate_times(options, f'{prefix}.{key}', after)
     return options
 
 
-def _keep_apart(options: dict, prefix: str, epochs: int) -> None:
-    """Where a head's weight changes: inside the training, and never twice at once, as it insists."""
+def _separate_times(options: dict, prefix: str, epochs: int) -> None:
+    """Keep a weight schedule valid: ``begin`` before the last epoch, and strictly increasing ``milestones``."""
     if f'{prefix}.begin' in options:
         options[f'{prefix}.begin'] = min(options[f'{prefix}.begin'], epochs - 1)
     last, milestones = options.get(f'{prefix}.begin', 0), options.get(f'{prefix}.milestones', [])
@@ -70,7 +72,8 @@ def _keep_apart(options: dict, prefix: str, epochs: int) -> None:
         milestones[index] = last = max(milestone, last + 1)
 
 
-def _numbered(name: str, settings) -> list:
+def _with_keys(name: str, settings) -> list:
+    """Pair the dicts of a setting, one or a list, with their keys for ``--cfg-options``."""
     if isinstance(settings, dict):
         return [(name, settings)]
     return [(f'{name}.{index}', each) for index, each in enumerate(settings or [])]
