@@ -1,4 +1,4 @@
-"""The usual benchmark of distillation methods on CIFAR-100: RepDistiller's pairs of alike networks, KD and AT."""
+"""KD and AT on RepDistiller's CIFAR-100 benchmark, for its pairs of similar networks."""
 title = 'Attention transfer on CIFAR-100: test accuracy'
 measure = 'accuracy'
 seeds = (0, 1, 2)
@@ -52,6 +52,6 @@ cells += [
     dict(row=row, column='teacher', published=74.64, config=teacher, seeds=(0, )),
 ]
 
-note = ("Accuracy, the higher the better. Published: RepDistiller's, whose README does not say of how many runs; by "
-        'default the median of 3 seeds, and of each teacher the run that taught. For the other pairs of the '
-        'benchmark, resnet20 from resnet110 and those of two families, there are no configs.')
+note = ('Accuracy: higher is better. Published numbers: README of RepDistiller, which does not say how many runs they '
+        'are from. By default the median of 3 seeds; for each teacher, the single run that teaches. The pairs resnet20 '
+        'from resnet110, and those of different architectures, have no configs.')

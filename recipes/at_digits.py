@@ -1,4 +1,4 @@
-"""The quick start: attention transfer on handwritten digits that come with scikit-learn."""
+"""Quick start: attention transfer on the handwritten digits of scikit-learn."""
 title = 'Attention transfer on handwritten digits: test error'
 seeds = (0, 1, 2, 3, 4)
 cells = [
@@ -10,5 +10,5 @@ cells = [
         config='configs/at/wrn16-1_at-wrn16-2_1xb10_digits.py',
         teacher='configs/wide_resnet/wrn16-2_1xb32_digits.py'),
 ]
-note = ('Tested on the same 797 images. The teacher was trained on 1,000 images; the students on 50 of them, five of '
-        'each digit, with the same seeds and batches in both rows.')
+note = ('All networks are tested on the same 797 images. The teacher was trained on 1,000 images, the students on 50 '
+        'of them, five per digit. The seeds and batches of the students are the same in both rows.')

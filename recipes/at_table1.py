@@ -1,4 +1,4 @@
-"""Table 1 of the attention transfer paper: the methods on CIFAR-10."""
+"""Table 1 of the attention transfer paper: comparison of methods on CIFAR-10."""
 title = 'Attention transfer, Table 1: test error on CIFAR-10'
 seeds = (0, 1, 2, 3, 4)
 cells = []
@@ -43,7 +43,7 @@ cells += [
     dict(row=row, column='teacher', published=5.23, config=teacher),
 ]
 
-note = ('By default the median of 5 seeds, as in the paper. It does not say which teacher taught: here that of the '
-        'first seed. Its KD column was probably made with a KL divergence averaged over the classes, a fifth of the '
-        "weight used here. NIN-thin's widths, beta of F-ActT and the decay of beta in F-ActT and AT+KD are not "
-        "published: the project's choices.")
+note = ('By default the median of 5 seeds, as in the paper. The paper does not say which seed of the teacher is used; '
+        'here it is the first. Its KD column was probably computed with a KL divergence averaged over the classes, a '
+        'fifth of the weight used here. The widths of NIN-thin, beta of F-ActT, and the decay of beta in F-ActT and '
+        "AT+KD are not published; they are mmat's choices.")

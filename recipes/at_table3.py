@@ -10,8 +10,8 @@ cells = [
     dict(row='symmetry norm', column='error', published=11.8, config='nin-thin-nobn_flipsym_1xb128_cifar10'),
     dict(row='activation-based AT', published=11.2, config='nin-thin-nobn_at-nin-wide-nobn_1xb128_cifar10', **taught),
 ]
-note = ('By default the median of 3 seeds. That the paper has single runs, and its setting (no BN, flips only, no '
-        'weight decay, no ReLU before pooling), is from notes on it that were not checked there again. The networks '
-        "and the learning rate are the project's choices, and so is beta = 0.1 of the three methods that penalise "
-        'gradients, which was tried on trainings of 3 epochs only (configs/at/README.md). The teacher, NIN-wide '
-        'without BN, is no row of the table: no number is published.')
+note = ('By default the median of 3 seeds. That the paper reports single runs, and its setting (no BN, flips only, no '
+        'weight decay, no ReLU before pooling), are from notes that were not verified against the paper. Networks, '
+        "learning rate and beta = 0.1 of the three methods that penalise gradients are mmat's choices; beta was only "
+        'tried in runs of 3 epochs (configs/at/README.md). The teacher, NIN-wide without BN, is not part of the table '
+        'because its error is not published.')

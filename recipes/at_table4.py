@@ -1,4 +1,4 @@
-"""Table 4 of the attention transfer paper: fine-tuning from ImageNet on birds and on rooms."""
+"""Table 4 of the attention transfer paper: fine-tuning from ImageNet on birds and indoor scenes."""
 title = 'Attention transfer, Table 4: ResNet-18 from ResNet-34, fine-tuned, test error'
 seeds = (0, 1, 2)
 cells = []
@@ -19,7 +19,7 @@ cells += [
     dict(row=row, column='teacher', published=26., config=teacher),
 ]
 
-note = ('By default the median of 3 seeds; of how many runs the published numbers are is not known. All networks '
-        "begin with mmpretrain's ImageNet weights, which are downloaded and are not the paper's. The paper gives "
-        "neither schedule nor beta: the project's choices (configs/at/README.md). The teacher is that of the first "
-        'seed.')
+note = ('By default the median of 3 seeds; the number of runs behind the published numbers is unknown. All networks '
+        "start from mmpretrain's ImageNet weights, which are downloaded and are not the paper's. The paper publishes "
+        "neither schedule nor beta, which are mmat's choices (configs/at/README.md). The first seed of the teacher is "
+        'used.')

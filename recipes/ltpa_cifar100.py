@@ -1,4 +1,4 @@
-"""Learn to pay attention on CIFAR-100: the paper's networks, and its PyTorch re-implementation's."""
+"""Learn to pay attention on CIFAR-100: networks of the paper and of its PyTorch re-implementation."""
 title = 'Learn to pay attention: test error on CIFAR-100'
 seeds = (0, )
 cells = [
@@ -22,9 +22,9 @@ cells = [
         published=22.92,
         config='vgg-reimpl-att3-concat-pc-after_1xb128_cifar100'),
 ]
-note = ("By default one run of each. The paper's numbers are from notes on it and were not checked there again, but "
-        'for those of VGG and (VGG-att3)-concat-pc, which the re-implementation quotes. For networks of configs/ltpa '
-        'that are not here, such as RN-164 with attention, no number is at hand. The authors train on YUV images with'
-        ' local contrast normalisation, here they are RGB; other differences are in configs/ltpa/README.md. An epoch '
-        'of the re-implementation is three passes over the images: its 300 epochs are 900 here, which --epochs-scale '
-        "shortens by the same factor as the paper's 300, and RN-164's 200.")
+note = ("By default one run of each. The paper's numbers are from notes that were not verified against the paper, "
+        'except for VGG and (VGG-att3)-concat-pc, which the re-implementation quotes. Other networks of configs/ltpa, '
+        'such as RN-164 with attention, are missing here because no published number is available. The authors train '
+        'on YUV images with local contrast normalisation, mmat on RGB images; configs/ltpa/README.md lists further '
+        'differences. An epoch of the re-implementation is three passes over the images, so its 300 epochs are 900 '
+        "here. --epochs-scale shortens them by the same factor as the paper's 300 epochs, and the 200 of RN-164.")

@@ -1,5 +1,5 @@
-# Features learned on CIFAR-100, tried on Caltech-101, as in the paper's cross-domain table. Bring the data: the archive
-# caltech-101 unpacked in data/caltech-101, with the split files that mmpretrain's Caltech101 documents.
+# Linear probe on Caltech-101 of features learned on CIFAR-100, as in the paper's cross-domain table. Unpack caltech-101
+# in data/caltech-101, and add the split files described in the documentation of mmpretrain's Caltech101.
 #     python tools/linear_probe.py recipes/linear_probe/cifar100_to_caltech101.py
 network = 'vgg-att2-concat-pc_1xb128_cifar100'
 checkpoint = 'work_dirs/vgg-att2-concat-pc_1xb128_cifar100'
@@ -11,7 +11,7 @@ pipeline = [
 ]
 train = dict(type='mmpretrain.Caltech101', data_root='data/caltech-101', split='train', pipeline=pipeline)
 test = dict(type='mmpretrain.Caltech101', data_root='data/caltech-101', split='test', pipeline=pipeline)
-# Images read from files are BGR; the mean and deviation are those of CIFAR-100.
+# Images are read as BGR; mean and std are CIFAR-100's.
 data_preprocessor = dict(
     type='mmpretrain.ClsDataPreprocessor', mean=[129.3105, 124.1085, 112.404], std=[68.2125, 65.4075, 70.4055],
     to_rgb=True)
