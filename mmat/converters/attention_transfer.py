@@ -1,7 +1,12 @@
-"""Weights of the attention transfer authors' training scripts, github.com/szagoruyko/attention-transfer."""
+"""Converter for checkpoints of the attention transfer authors' training scripts.
+
+Source: github.com/szagoruyko/attention-transfer.
+"""
 from typing import Dict, Optional
 
 from torch import Tensor
+
+from mmat.errors import CheckpointError, UserError
 
 from .functional_zoo import convert_functional_zoo
 from .renaming import BN, count_blocks, rename
@@ -9,45 +14,48 @@ from .resnet import identity_bn, resnet_convs
 
 
 def convert_attention_transfer(state: Dict[str, Tensor], network: Optional[str] = None) -> Dict[str, Tensor]:
-    """Rename the weights of the ``model.pt7`` of ``cifar.py``, or of the student or teacher of ``imagenet.py``.
+    """Rename the weights in a ``model.pt7`` of ``cifar.py`` or ``imagenet.py``.
 
     ``cifar.py`` trains the WRN-d-k of :class:`WideResNet`. The student of ``imagenet.py`` is a ResNet-18 without BN
-    after its projections, which become BN that change nothing in eval mode. Its teacher is a file of functional-zoo,
-    see :func:`convert_functional_zoo`; the script ignored the biases of its projections, which are kept here.
+    after its projections; these get BN that are identities in eval mode. Its teacher is a file of functional-zoo, see
+    :func:`convert_functional_zoo`. The script ignored the biases of the teacher's projections, which are kept here.
 
     Args:
-        state (dict): What the file calls ``params``; of a script before PyTorch 0.4, together with its ``stats``.
-        network (str, optional): 'student' or 'teacher' of a file that has both. Defaults to None, for a file of one
+        state (dict): The file's ``params``, merged with its ``stats`` if it is from before PyTorch 0.4.
+        network (str, optional): 'student' or 'teacher', for a file with both. Defaults to None, for a file with one
             network.
 
     Returns:
         dict: State dict of the network that the config builds.
 
     Raises:
-        ValueError: ``network`` does not go with the file, weights that the network does not have, or that are missing.
+        UserError: ``network`` is unknown, or missing for a file with two networks.
+        CheckpointError: The weights are not those of the network, or the file has no student and teacher.
     """
-    state = _half(state, network)
+    state = _select_network(state, network)
     if not any(key.startswith('group3.') for key in state):
         return _wide_resnet(state)
     return convert_functional_zoo(state) if 'conv0.weight' in state else _imagenet_student(state)
 
 
-def _half(state: Dict[str, Tensor], network: Optional[str]) -> Dict[str, Tensor]:
-    """The weights of one network, without its prefix."""
+def _select_network(state: Dict[str, Tensor], network: Optional[str]) -> Dict[str, Tensor]:
+    """Return the weights of one network, without its prefix."""
     if network not in (None, 'student', 'teacher'):
-        raise ValueError(f"network must be 'student' or 'teacher', got {network!r}")
+        raise UserError(f"`network` must be 'student' or 'teacher', got {network!r}.")
     has_both = any(key.startswith(('student.', 'teacher.')) for key in state)
     if has_both and network is None:
-        raise ValueError("it holds a student and a teacher: say which network, 'student' or 'teacher'")
+        raise UserError("The file holds a student and a teacher. Choose one: network='student' or 'teacher', on the "
+                        'command line --network.')
     if network and not has_both:
-        raise ValueError(f'it holds one network, trained without a teacher, and no {network}: name no network')
+        raise CheckpointError(f'The file holds one network, trained without a teacher. Omit network={network!r} '
+                              '(--network).')
     prefix = f'{network}.' if network else ''
     return {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
 
 
-def _bn_keys(theirs: str, ours: str) -> Dict[str, str]:
-    # The scripts count no batches.
-    return {f'{theirs}.{name}': f'{ours}.{name}' for name in BN[:4]}
+def _bn_keys(source: str, target: str) -> Dict[str, str]:
+    # The scripts save no num_batches_tracked.
+    return {f'{source}.{name}': f'{target}.{name}' for name in BN[:4]}
 
 
 def _wide_resnet(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -71,17 +79,17 @@ def _wide_resnet(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
 def _imagenet_student(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
     blocks = [count_blocks(state, f'group{group}.block') for group in range(4)]
     if blocks == [3, 4, 6, 5]:
-        raise ValueError('what imagenet.py calls depth 34 has 3, 4, 6 and 5 blocks, where a ResNet-34 has 3, 4, 6 and '
-                         '3: it fits no network here')
+        raise CheckpointError('Cannot convert depth 34 of imagenet.py: it has 3, 4, 6 and 5 blocks, a ResNet-34 has 3, 4, '
+                              '6 and 3.')
     keys = {'conv0': 'backbone.conv1.weight', **_bn_keys('bn0', 'backbone.bn1')}
     projections = {}
-    for theirs, ours, bn in resnet_convs(blocks, bottleneck=False):
-        if theirs.endswith('conv_dim'):
-            theirs = theirs.replace('conv_dim', 'convdim')
-            projections[bn] = f'{ours}.weight'
+    for source, target, bn in resnet_convs(blocks, bottleneck=False):
+        if source.endswith('conv_dim'):
+            source = source.replace('conv_dim', 'convdim')
+            projections[bn] = f'{target}.weight'
         else:
-            keys.update(_bn_keys(theirs.replace('conv', 'bn'), bn))
-        keys[theirs] = f'{ours}.weight'
+            keys.update(_bn_keys(source.replace('conv', 'bn'), bn))
+        keys[source] = f'{target}.weight'
     keys.update({f'fc.{name}': f'head.fc.{name}' for name in ('weight', 'bias')})
     converted = rename(state, keys, 'a student of imagenet.py of attention-transfer (conv0, bn0, group0 to group3, fc)')
     for bn, conv in projections.items():

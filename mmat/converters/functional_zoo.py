@@ -1,4 +1,4 @@
-"""Weights of the attention transfer author's model zoo, github.com/szagoruyko/functional-zoo."""
+"""Converter for the attention transfer author's model zoo, github.com/szagoruyko/functional-zoo."""
 from typing import Dict
 
 from torch import Tensor
@@ -8,21 +8,21 @@ from .resnet import identity_bn, resnet_convs
 
 
 def convert_functional_zoo(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Rename the weights of its ResNets for mmpretrain's ResNet, or for :class:`AffineResNet`.
+    """Rename weights of functional-zoo's ResNets for mmpretrain's ResNet or :class:`AffineResNet`.
 
     ``resnet-18-export``, ``resnet-34-export`` and ``wide-resnet-50-2-export`` have BN folded into their convolutions,
-    which have a bias for it. They become mmpretrain's ResNet with BN that only add it: equal in eval mode, and to be
-    fine-tuned with ``norm_eval=True`` only. ``resnet-18-at-export``, the student of attention transfer, has
-    pre-activation blocks and affine layers in place of BN: that is :class:`AffineResNet`.
+    as a bias. They become mmpretrain's ResNet with BN that only add this bias: outputs are equal in eval mode, and
+    fine-tuning needs ``norm_eval=True``. ``resnet-18-at-export``, the student of attention transfer, has pre-activation
+    blocks and affine layers in place of BN. It becomes :class:`AffineResNet`.
 
     Args:
-        state (dict): By name, ``conv0.weight`` or ``conv0`` to ``fc.bias``. Blocks and widths are taken from it.
+        state (dict): Weights by name, ``conv0.weight`` or ``conv0`` to ``fc.bias``. They determine depth and width.
 
     Returns:
         dict: State dict of the network that the config builds.
 
     Raises:
-        ValueError: Weights that the network does not have, or that are missing.
+        CheckpointError: The weights are not those of such a network.
     """
     return _affine(state) if 'affine_last.a' in state else _folded(state)
 
@@ -31,18 +31,18 @@ def _folded(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
     blocks = [count_blocks(state, f'group{group}.block') for group in range(4)]
     convs = [('conv0', 'backbone.conv1', 'backbone.bn1'),
              *resnet_convs(blocks, bottleneck='group0.block0.conv2.weight' in state)]
-    # Those of resnet-18-export have no bias.
+    # The projections of resnet-18-export have no bias.
     projections_have_bias = any(key.endswith('conv_dim.bias') for key in state)
     keys = {}
-    for theirs, ours, bn in convs:
-        keys[f'{theirs}.weight'] = f'{ours}.weight'
-        if projections_have_bias or not theirs.endswith('conv_dim'):
-            keys[f'{theirs}.bias'] = f'{bn}.bias'
+    for source, target, bn in convs:
+        keys[f'{source}.weight'] = f'{target}.weight'
+        if projections_have_bias or not source.endswith('conv_dim'):
+            keys[f'{source}.bias'] = f'{bn}.bias'
     keys.update({f'fc.{name}': f'head.fc.{name}' for name in ('weight', 'bias')})
     converted = rename(
         state, keys, 'a ResNet of functional-zoo (conv0, group0.block0.conv0 and so on, fc, each with weight and bias)')
-    for _, ours, bn in convs:
-        converted.update(identity_bn(bn, converted[f'{ours}.weight'], converted.get(f'{bn}.bias')))
+    for _, target, bn in convs:
+        converted.update(identity_bn(bn, converted[f'{target}.weight'], converted.get(f'{bn}.bias')))
     return converted
 
 
@@ -53,7 +53,7 @@ def _affine(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
             base = f'group{group}.block{block}'
             convs += [f'{base}.conv0', f'{base}.conv1']
             affines.append(f'{base}.affine1')
-            # The stem activates what the very first block reads.
+            # The input of the first block is already activated by the stem.
             if group > 0 or block > 0:
                 affines.append(f'{base}.affine0')
             if group > 0 and block == 0:

@@ -1,42 +1,42 @@
-"""Names and BN of mmpretrain's ResNet, for the converters to it."""
+"""Names and BN of mmpretrain's ResNet, shared by converters."""
 from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-# Of mmpretrain's BN, and torch's.
+# The default eps of BN in mmpretrain and torch.
 _EPS = 1e-5
 
 
 def resnet_convs(blocks: Sequence[int], bottleneck: bool) -> Iterator[Tuple[str, str, str]]:
-    """The convolutions after the stem: the author's name, ours, and our name of the BN that follows.
+    """Yield the names of the convolutions after the stem.
 
     Args:
-        blocks (Sequence[int]): Blocks of each of the four groups.
-        bottleneck (bool): Whether a block has three convolutions, not two.
+        blocks (Sequence[int]): Number of blocks in each of the four groups.
+        bottleneck (bool): True for three convolutions in a block, False for two.
 
     Yields:
-        tuple: Such as ``('group1.block0.conv1', 'backbone.layer2.0.conv2', 'backbone.layer2.0.bn2')``.
+        tuple: Source name, target name, and target name of the BN that follows, such as
+        ``('group1.block0.conv1', 'backbone.layer2.0.conv2', 'backbone.layer2.0.bn2')``.
     """
     for group, count in enumerate(blocks):
         for block in range(count):
-            theirs, ours = f'group{group}.block{block}', f'backbone.layer{group + 1}.{block}'
+            source, target = f'group{group}.block{block}', f'backbone.layer{group + 1}.{block}'
             for conv in range(3 if bottleneck else 2):
-                yield f'{theirs}.conv{conv}', f'{ours}.conv{conv + 1}', f'{ours}.bn{conv + 1}'
-            # Basic blocks of the first group keep width and size.
+                yield f'{source}.conv{conv}', f'{target}.conv{conv + 1}', f'{target}.bn{conv + 1}'
+            # Basic blocks of the first group keep width and size, so they have no projection.
             if block == 0 and (bottleneck or group > 0):
-                yield f'{theirs}.conv_dim', f'{ours}.downsample.0', f'{ours}.downsample.1'
+                yield f'{source}.conv_dim', f'{target}.downsample.0', f'{target}.downsample.1'
 
 
 def identity_bn(name: str, conv: Tensor, bias: Optional[Tensor] = None) -> Dict[str, Tensor]:
-    """The weights of a BN that only adds a bias.
+    """Return the weights of a BN that only adds a bias in eval mode.
 
-    It divides by ``sqrt(running_var + eps)``, which is 1. That holds in eval mode; one that trains normalises by its
-    batch.
+    ``sqrt(running_var + eps)`` is 1. In training mode, the BN normalises by its batch.
 
     Args:
-        name (str): The BN's.
-        conv (Tensor): Weight of the convolution before it, (C, ...), which tells width and precision.
+        name (str): Path of the BN.
+        conv (Tensor): Weight of the convolution before it, (C, ...), which determines width and dtype.
         bias (Tensor, optional): (C, ). Defaults to None, zeros.
     """
     width = len(conv)

@@ -111,7 +111,8 @@ class InMemoryDataset(Dataset):
             else:
                 chosen = torch.as_tensor(list(indices))
             if len(chosen) == 0 or chosen.min() < 0 or chosen.max() >= len(images):
-                raise ConfigError(f'{type(self).__name__}: `indices` must choose among {len(images)} images, got {indices!r}.')
+                raise ConfigError(f'{type(self).__name__}: `indices` must choose among {len(images)} images, '
+                                  f'got {indices!r}.')
             images, labels = images[chosen], labels[chosen]
         self.images = images
         self.labels = labels

@@ -1,10 +1,10 @@
-"""Random weights in float64 that would show any mix-up, for networks written again over dictionaries of tensors."""
+"""Random float64 weights, which reveal any mix-up, for reference networks written over dicts of tensors."""
 import torch
 import torch.nn.functional as F
 
 
 class RandomWeights(dict):
-    """A state dict to be filled name by name."""
+    """A state dict, filled by name."""
 
     def __init__(self, seed=0):
         super().__init__()

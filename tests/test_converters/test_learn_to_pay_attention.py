@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mmat.converters import convert_learn_to_pay_attention
+from mmat.errors import CheckpointError
 from mmat.models import build_network
 from mmat.utils.checkpoint import load_state
 
@@ -103,13 +104,13 @@ def test_equal_outputs(after, attention, softmax):
     expected = forward(state, images, after, attention, softmax)
     with torch.no_grad():
         torch.testing.assert_close(network(images), expected, rtol=1e-9, atol=1e-9)
-    # Which the other variant would not give.
+    # The other variant gives other outputs.
     if attention:
         assert (forward(state, images, not after, attention, softmax) - expected).abs().max() > 1e-3
 
 
 def test_equal_outputs_for_larger_images():
-    # Its last convolution is as large as im_size / 32.
+    # The kernel of its last convolution is im_size / 32.
     state = source_weights(kernel=2, scale=16)
     network = build_network(config(False, scale=16, image_size=80)).double().eval()
     load_state(network, convert_learn_to_pay_attention(state), 'converted')
@@ -137,14 +138,14 @@ def test_every_weight_is_kept_once():
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda state: state.pop('attn2.op.weight'), r'lacks 1 \(attn2\.op\.weight\)'),
-    (lambda state: state.update({'layer1.0.conv1.weight': torch.zeros(1)}), r'also has 1 \(layer1\.0\.conv1\.weight\)'),
-    (lambda state: state.clear(), r'lacks \d+ \(conv_block1\.op\.0\.weight, .*, \.\.\.\)'),
+    (lambda state: state.pop('attn2.op.weight'), r' 1 .* missing \(attn2\.op\.weight\)'),
+    (lambda state: state.update({'layer1.0.conv1.weight': torch.zeros(1)}), r' 1 .* unexpected \(layer1\.0\.conv1\.w'),
+    (lambda state: state.clear(), r' \d+ .* missing \(conv_block1\.op\.0\.weight, .*, \.\.\.\)'),
     # Attention weights without the projector are not a network without attention.
-    (lambda state: state.pop('projector.op.weight'), r'also has 3 \(attn1\.op\.weight'),
+    (lambda state: state.pop('projector.op.weight'), r' 3 .* unexpected \(attn1\.op\.weight'),
 ])
 def test_other_weights_are_refused(change, message):
     state = source_weights(scale=16)
     change(state)
-    with pytest.raises(ValueError, match=f'LearnToPayAttention.*{message}'):
+    with pytest.raises(CheckpointError, match=f'LearnToPayAttention.*{message}'):
         convert_learn_to_pay_attention(state)
