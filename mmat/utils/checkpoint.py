@@ -85,8 +85,8 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
     except Exception as error:  # damaged bytes can raise any exception while they are parsed
         found = re.search(r'GLOBAL (\S+)', str(error))
         if found:
-            raise CheckpointError(f'Refused to load checkpoint {path!r}: it holds {found[1]}, which can run code. Save '
-                                  'its `state_dict` alone.') from error
+            raise CheckpointError(f'Refused to load checkpoint {path!r}: it holds the Python object {found[1]!r}, not '
+                                  'only tensors and plain values. Save its `state_dict` alone.') from error
         # Leave torch's message out: it recommends weights_only=False.
         raise CheckpointError(f'Cannot read checkpoint {path!r}: the file is truncated or not a checkpoint '
                               f'({type(error).__name__}).') from error

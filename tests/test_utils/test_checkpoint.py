@@ -11,6 +11,7 @@ import torch.nn as nn
 from mmengine.logging import MessageHub
 from mmengine.model import initialize
 
+from mmat.errors import CheckpointError, MissingFileError
 from mmat.utils.checkpoint import find_checkpoint, load_weights, read_checkpoint
 
 
@@ -19,7 +20,7 @@ def network(width=4):
 
 
 def checkpoint(epoch=0):
-    """Weights that tell their epoch."""
+    """A checkpoint whose weights all equal its epoch."""
     state = network().state_dict()
     return dict(state_dict=OrderedDict((key, torch.full_like(value, epoch)) for key, value in state.items()),
                 meta=dict(epoch=epoch))
@@ -101,35 +102,35 @@ def test_checkpoints_by_iteration(tmp_path):
 
 def test_a_folder_without_checkpoint(tmp_path):
     (tmp_path / 'config.py').write_text('')
-    with pytest.raises(FileNotFoundError, match='holds no checkpoint') as error:
+    with pytest.raises(MissingFileError) as error:
         find_checkpoint(tmp_path)
-    assert str(tmp_path) in str(error.value)
+    for part in (repr(str(tmp_path)), 'last_checkpoint', 'epoch_*.pth'):
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize('name, close', [('epoch_20.pth', 'epoch_2.pth'), ('wrn16-2_cifra10', 'wrn16-2_cifar10')])
 def test_a_missing_file_names_the_closest(tmp_path, name, close):
     work_dir(tmp_path / 'wrn16-2_cifar10', [1])
-    # Folders without a checkpoint are no answer.
+    # Folders without a checkpoint are not suggested.
     (tmp_path / 'wrn16-2_cifra').mkdir()
     for file in ('epoch_2.pth', 'epoch_20.log'):
         (tmp_path / file).write_bytes(b'')
-    with pytest.raises(FileNotFoundError, match='no checkpoint at') as error:
+    with pytest.raises(MissingFileError) as error:
         find_checkpoint(tmp_path / name)
-    message, closest = str(error.value).split('the closest in')
-    assert repr(str(tmp_path / name)) in message
-    assert close in closest and '.log' not in closest and 'cifra' not in closest
+    before, after = str(error.value).split(repr(str(tmp_path / name)))
+    assert repr(close) in after and '.log' not in after and 'cifra' not in after
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(MissingFileError) as error:
         find_checkpoint(tmp_path / 'nowhere' / 'epoch_1.pth')
-    assert f'there is no folder {str(tmp_path / "nowhere")!r}' in str(error.value)
+    assert repr(str(tmp_path / 'nowhere')) in str(error.value)
 
 
 def test_a_missing_file_among_nothing_alike(tmp_path):
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(MissingFileError) as error:
         find_checkpoint(tmp_path / 'epoch_1.pth')
-    assert str(error.value).endswith(f'{str(tmp_path)!r} has none')
+    assert repr(str(tmp_path)) in str(error.value)
 
 
 # read_checkpoint
@@ -142,8 +143,8 @@ def test_reading(tmp_path, legacy):
     assert (content['state_dict']['fc.weight'] == 3).all()
 
 
-def refused(path, error=ValueError):
-    with pytest.raises(error) as caught:
+def refused(path):
+    with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
     message = str(caught.value)
     assert repr(str(path)) in message
@@ -158,7 +159,7 @@ def test_a_truncated_file(tmp_path, part, legacy):
     torch.save(checkpoint(), path, _use_new_zipfile_serialization=not legacy)
     content = path.read_bytes()
     path.write_bytes(content[:int(part * len(content))])
-    assert 'truncated' in refused(path)
+    refused(path)
 
 
 NO_CHECKPOINTS = dict(html=b'<!DOCTYPE html><html>404</html>', text=b'hello', newline=b'\n', zeros=b'\x00' * 100,
@@ -169,15 +170,15 @@ NO_CHECKPOINTS = dict(html=b'<!DOCTYPE html><html>404</html>', text=b'hello', ne
 def test_a_file_that_is_something_else(tmp_path, content):
     path = tmp_path / 'a.pth'
     path.write_bytes(content)
+    # A web page in place of a download is not reported as an unsafe object, nor is torch's advice repeated.
     message = refused(path)
-    # Whose download gave a web page is not told that it holds unsafe objects, nor how to read those.
-    assert 'cannot be read as a checkpoint' in message
-    assert 'more than tensors' not in message and 'weights_only' not in message
+    assert 'GLOBAL' not in message and 'weights_only' not in message
+    assert 'Error)' in message  # the type of the reader's error
 
 
 def test_a_file_that_holds_no_dict(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / 'a.pth')
-    assert 'holds list, not a checkpoint' in refused(tmp_path / 'a.pth')
+    assert 'list' in refused(tmp_path / 'a.pth')
 
 
 class RunsCommand:
@@ -194,17 +195,17 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_not_run(tmp_path, legac
     bait, path = tmp_path / 'bait', tmp_path / 'a.pth'
     torch.save(checkpoint() | dict(hook=RunsCommand(f'touch {bait}')), path,
                _use_new_zipfile_serialization=not legacy)
-    # The attack works on who reads without care, or this test would show nothing.
+    # The attack works without weights_only.
     torch.load(path, weights_only=False)
     assert bait.exists()
     bait.unlink()
-    assert 'holds more than tensors and plain values' in refused(path)
+    assert '.system' in refused(path)
     assert not bait.exists()
 
 
 def test_a_checkpoint_with_a_module_in_it_is_refused(tmp_path):
     torch.save(dict(state_dict={}, model=network()), tmp_path / 'a.pth')
-    assert 'holds more than tensors and plain values' in refused(tmp_path / 'a.pth')
+    assert 'torch.nn.modules.container.Sequential' in refused(tmp_path / 'a.pth')
 
 
 def test_a_checkpoint_of_mmengine_with_its_history_is_read(tmp_path):
@@ -213,7 +214,7 @@ def test_a_checkpoint_of_mmengine_with_its_history_is_read(tmp_path):
         hub.update_scalar('train/loss', value)
     hub.update_info('best', np.float64(3))
     torch.save(checkpoint() | dict(message_hub=hub.state_dict()), tmp_path / 'a.pth')
-    with pytest.raises(pickle.UnpicklingError):  # or there would be nothing to allow
+    with pytest.raises(pickle.UnpicklingError):  # plain torch refuses it
         torch.load(tmp_path / 'a.pth')
     content = read_checkpoint(tmp_path / 'a.pth')['message_hub']
     assert content['log_scalars']['train/loss'].mean() == 3
@@ -221,7 +222,7 @@ def test_a_checkpoint_of_mmengine_with_its_history_is_read(tmp_path):
 
 
 class ReachesFurther:
-    """The history needs getattr of its own statistics; this asks for something else."""
+    """Calls getattr for something other than a history's statistics."""
 
     def __reduce__(self):
         return getattr, (dict, 'fromkeys')
@@ -229,7 +230,7 @@ class ReachesFurther:
 
 def test_getattr_is_not_let_in_with_the_history(tmp_path):
     torch.save(checkpoint() | dict(hook=ReachesFurther()), tmp_path / 'a.pth')
-    assert 'holds more than tensors and plain values' in refused(tmp_path / 'a.pth')
+    assert "'dict'" in refused(tmp_path / 'a.pth')
 
 
 def test_a_downloaded_checkpoint_is_not_run_either(tmp_path, monkeypatch):
@@ -241,12 +242,12 @@ def test_a_downloaded_checkpoint_is_not_run_either(tmp_path, monkeypatch):
     assert read_checkpoint('https://example.invalid/good.pth')['meta']['epoch'] == 0
     message = refused('https://example.invalid/evil.pth')
     assert not bait.exists()
-    assert 'holds more than tensors and plain values' in message
-    # Nor by mmengine, for weights to begin with.
-    for name, refusal in (('good', None), ('evil', 'holds more than tensors')):
+    assert '.system' in message
+    # The same through mmengine's init_cfg.
+    for name, refusal in (('good', None), ('evil', r'\.system')):
         layer = nn.Linear(2, 2)
         layer.init_cfg = dict(type='Pretrained', checkpoint=f'https://example.invalid/{name}.pth')
-        with pytest.raises(ValueError, match=refusal) if refusal else contextlib.nullcontext():
+        with pytest.raises(CheckpointError, match=refusal) if refusal else contextlib.nullcontext():
             initialize(layer, layer.init_cfg)
     assert not bait.exists()
 
@@ -277,41 +278,45 @@ def test_the_checkpoint_is_given_back(tmp_path):
 
 
 def misfit(tmp_path, content, model=None):
-    with pytest.raises(ValueError, match='does not fit Sequential') as error:
+    with pytest.raises(CheckpointError, match='Sequential') as error:
         loaded(tmp_path, content, model)
     assert repr(str(tmp_path / 'a.pth')) in str(error.value)
+    assert '\n' not in str(error.value)
     return str(error.value)
 
 
 def test_missing_keys_are_named(tmp_path):
     content = checkpoint()
     del content['state_dict']['fc.bias']
-    assert 'lacks 1 keys (fc.bias)' in misfit(tmp_path, content)
+    assert '1 key missing (fc.bias)' in misfit(tmp_path, content)
 
 
 def test_unexpected_keys_are_named(tmp_path):
     content = checkpoint()
     content['state_dict']['head.fc.weight'] = torch.zeros(1)
-    assert 'has no use for 1 keys (head.fc.weight)' in misfit(tmp_path, content)
+    assert '1 key unexpected (head.fc.weight)' in misfit(tmp_path, content)
 
 
 def test_the_weights_of_another_network(tmp_path):
     message = misfit(tmp_path, dict(state_dict=nn.Sequential(*[nn.Linear(1, 1)] * 3).state_dict()))
-    # Three of each suffice to see what it is.
-    assert 'lacks 8 keys (conv.weight, conv.bias, bn.weight, ...)' in message
-    assert 'has no use for 6 keys (0.weight, 0.bias, 1.weight, ...)' in message
+    # Three of each kind are listed.
+    assert '8 keys missing (conv.weight; conv.bias; bn.weight; ...)' in message
+    assert '6 keys unexpected (0.weight; 0.bias; 1.weight; ...)' in message
 
 
-def test_the_weights_of_a_wider_network(tmp_path):
-    message = misfit(tmp_path, dict(state_dict=network(width=8).state_dict()))
-    assert 'other sizes in 7 keys (conv.weight: (8, 3, 3, 3) there, (4, 3, 3, 3) here, conv.bias' in message
-    assert '\n' not in message
+@pytest.mark.parametrize('counter', [True, False])
+def test_the_weights_of_a_wider_network(counter, tmp_path):
+    state = network(width=8).state_dict()
+    if not counter:  # as in old checkpoints
+        del state['bn.num_batches_tracked']
+    message = misfit(tmp_path, dict(state_dict=state))
+    assert 'conv.weight: (8, 3, 3, 3), expected (4, 3, 3, 3); conv.bias' in message and '7 keys' in message
 
 
-def test_names_that_differ_tell_more_than_sizes(tmp_path):
+def test_unexpected_keys_are_reported_rather_than_shapes(tmp_path):
     state = network(width=8).state_dict()
     message = misfit(tmp_path, dict(state_dict={**state, 'more': torch.zeros(1)}))
-    assert 'has no use for 1 keys (more)' in message and 'sizes' not in message
+    assert '1 key unexpected (more)' in message and 'conv' not in message
 
 
 def test_a_weight_that_is_no_tensor(tmp_path):
@@ -326,5 +331,12 @@ def test_old_checkpoints_may_lack_the_counter_of_bn(tmp_path):
 
 
 def test_loading_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(MissingFileError):
         load_weights(network(), tmp_path / 'a.pth')
+
+
+def test_a_checkpoint_without_a_state_dict(tmp_path):
+    torch.save({0: torch.zeros(1)}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='state_dict') as error:
+        load_weights(network(), tmp_path / 'a.pth')
+    assert repr(str(tmp_path / 'a.pth')) in str(error.value)

@@ -60,7 +60,7 @@ class Library:
 
 
 @pytest.mark.parametrize('refused', [-1, -2, -4])
-def test_an_option_that_is_not_taken_is_told(monkeypatch, refused):
+def test_a_rejected_option_is_reported(monkeypatch, refused):
     monkeypatch.setattr(sys, 'platform', 'linux')
     monkeypatch.setattr(ctypes, 'CDLL', lambda name: Library(refused))
     assert keep_freed_memory() is False

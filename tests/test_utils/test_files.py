@@ -34,7 +34,7 @@ def test_a_folder_in_its_place(tmp_path):
     assert os.listdir(tmp_path) == ['file']
 
 
-def test_whoever_reads_meanwhile_sees_the_one_or_the_other(tmp_path):
+def test_a_concurrent_reader_sees_one_whole_version(tmp_path):
     path, contents = tmp_path / 'file', [b'a' * 10**6, b'b' * 10**6]
     write_atomic(path, contents[0])
     seen, over = [], threading.Event()
