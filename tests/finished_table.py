@@ -1,4 +1,4 @@
-"""A small checkout, and a table whose trainings are done, without training them."""
+"""A small checkout and a table with finished runs, written without training."""
 import hashlib
 import json
 import re
@@ -10,7 +10,7 @@ from mmat.models import build_network
 
 ROOT = Path(__file__).parents[1]
 TEACHER, STUDENT, TAUGHT = 'wrn16-2_1xb32_digits', 'wrn16-1_1xb10_digits', 'wrn16-1_at-wrn16-2_1xb10_digits'
-# Accuracies by seed. The medians are those of seed 2 and seed 0; seed 0 taught, though seed 1 is the teacher's median.
+# Accuracies by seed. The median seeds are 1, 2 and 0. The teacher of the students is seed 0.
 ACCURACIES = {
     TEACHER: {0: 98.25, 1: 98.5, 2: 98.75},
     STUDENT: {0: 80.5, 1: 70.25, 2: 75.},
@@ -32,10 +32,10 @@ VERSIONS = dict(mmat='0.1.0', python='3.12.0', torch='2.5.0', torchvision='0.20.
 
 
 def make_checkout(folder):
-    """The checkout: metafiles of two families, the recipe, and pages with marks."""
+    """Write the checkout: metafiles of two families, the recipe, and pages with tables."""
     for family in ('at', 'wide_resnet'):
         (folder / 'configs' / family).mkdir(parents=True)
-        # Without what has landed there: its checkpoints are not here.
+        # Remove the recorded checkpoints, which do not exist here.
         text = (ROOT / 'configs' / family / 'metafile.yml').read_text()
         (folder / 'configs' / family / 'metafile.yml').write_text(re.sub(
             r'^ +(Weights: checkpoints/|Training Log: checkpoints/|Epochs: |Seed: ).*\n', '', text, flags=re.MULTILINE))
@@ -51,7 +51,7 @@ def make_checkout(folder):
 
 
 def make_runs(folder, accuracies=ACCURACIES, options=None, epochs=None):
-    """The table's folder: for each run its state, last checkpoint and log."""
+    """Write the table's folder: for each run its state, last checkpoint and log."""
     teacher_sha256 = None
     for name, by_seed in accuracies.items():
         planned = 10 if name == TEACHER else 60
@@ -64,14 +64,14 @@ def make_runs(folder, accuracies=ACCURACIES, options=None, epochs=None):
                             meta=dict(epoch=done, iter=5 * done, seed=seed)), run / f'epoch_{done}.pth')
             sha256 = hashlib.sha256((run / f'epoch_{done}.pth').read_bytes()).hexdigest()
             teacher_sha256 = teacher_sha256 or sha256
-            taught = name == TAUGHT
+            has_teacher = name == TAUGHT
             write(run / 'run.json', dict(
                 config=name, seed=seed, epochs=done, options=options or {}, processes=1,
-                teacher=f'../../{TEACHER}/seed0' if taught else None, attempts=[dict(started=1., ended=8.)]))
+                teacher=f'../../{TEACHER}/seed0' if has_teacher else None, attempts=[dict(started=1., ended=8.)]))
             write(run / 'result.json', dict(
                 metrics={'accuracy/top1': accuracy + 1e-6}, epochs=done, checkpoint=f'epoch_{done}.pth',
-                checkpoint_sha256=sha256, teacher_sha256=teacher_sha256 if taught else None, wall_time=7, attempts=1,
-                date='2026-01-02', precision='bf16 autocast', hardware='2 cores of A CPU', commit=COMMIT,
+                checkpoint_sha256=sha256, teacher_sha256=teacher_sha256 if has_teacher else None, wall_time=7,
+                attempts=1, date='2026-01-02', precision='bf16 autocast', hardware='2 cores of A CPU', commit=COMMIT,
                 versions=VERSIONS))
             lines = []
             for epoch in range(1, done + 1):
@@ -87,10 +87,10 @@ def write(path, content):
 
 
 def change(path, **values):
-    """Change a JSON file in some places."""
+    """Change values in a JSON file."""
     write(path, {**json.loads(path.read_text()), **values})
 
 
 def files_of(folder):
-    """Path -> content of every file."""
+    """Return path -> content of every file."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}

@@ -1,4 +1,4 @@
-"""What lies in results, checkpoints, metafiles and READMEs belongs together, number for number."""
+"""The numbers in results, checkpoints, metafiles and READMEs agree."""
 import csv
 import hashlib
 import re
@@ -14,10 +14,11 @@ from finished_table import ACCURACIES, ROOT, STUDENT, TAUGHT, TEACHER, make_chec
 from mmengine.config import Config
 
 import mmat
+from mmat.errors import UserError
 from mmat.reproduce import weights
-from mmat.reproduce.landing import land, read_table
-from mmat.reproduce.readme_tables import update
+from mmat.reproduce.readme_tables import update_pages
 from mmat.reproduce.recipe import name_of, read_recipe
+from mmat.reproduce.record_results import read_table, record_results
 from mmat.reproduce.results import read_csv, write_csv
 from mmat.reproduce.shorten import shorten
 from mmat.utils.zoo import find_config, list_models
@@ -34,7 +35,7 @@ def accuracy(row):
 
 
 def wrong_rows(path, recipes):
-    """What is wrong with a file of results."""
+    """Yield the errors of a results file."""
     found = re.fullmatch(r'(\w+?)(?:_x([\d.e-]+))?', path.stem)
     recipe, scale = read_recipe(str(recipes / f'{found[1]}.py')), float(found[2] or 1)
     cells = {(cell.row, cell.column): cell for cell in recipe.cells}
@@ -45,14 +46,14 @@ def wrong_rows(path, recipes):
         name = f'{path.name}: {row["config"]}, seed {row["seed"]}'
         cell = cells.get((row['row'], row['column']))
         if cell is None or name_of(cell.config) != row['config'] or row['config'] not in list_models():
-            yield f'{name}: no such cell in the recipe'
+            yield f'{name}: the recipe has no such cell'
             continue
         if (row['recipe'], row['published'], row['metric'], row['measure']) != (
                 found[1], cell.published, cell.metric, recipe.measure):
-            yield f'{name}: the recipe says otherwise'
+            yield f'{name}: the recipe differs'
         if (row['teacher'] is None) != (cell.get('teacher') is None) or row['teacher'] and (
                 name_of(cell.teacher) != row['teacher']):
-            yield f'{name}: the teacher is another'
+            yield f'{name}: the recipe has another teacher'
         config = Config.fromfile(find_config(row['config']))
         epochs = shorten(config, scale).get('train_cfg.max_epochs', row['planned_epochs'])
         if row['planned_epochs'] != config.train_cfg.max_epochs or row['epochs'] != epochs:
@@ -67,17 +68,17 @@ def wrong_rows(path, recipes):
         if checkpoints[row['config'], row['seed']] != row['checkpoint_sha256'] or not SHA256.fullmatch(
                 row['checkpoint_sha256']):
             yield f'{name}: checkpoint_sha256'
-        taught = checkpoints.get((row['teacher'], row['teacher_seed']), row['teacher_sha256'])
-        if row['teacher'] and (taught != row['teacher_sha256'] or not SHA256.fullmatch(taught or '')):
-            yield f'{name}: another teacher taught'
+        teacher = checkpoints.get((row['teacher'], row['teacher_seed']), row['teacher_sha256'])
+        if row['teacher'] and (teacher != row['teacher_sha256'] or not SHA256.fullmatch(teacher or '')):
+            yield f'{name}: teacher_sha256'
         key = row['row'], row['column'], row['seed']
         if key in seen:
-            yield f'{name}: twice in a cell'
+            yield f'{name}: duplicate in a cell'
         seen.add(key)
 
 
 def wrong_checkpoints(root, entries, results):
-    """What is wrong with the checkpoints: each has a hash, a log, a row, and a metafile entry, which has it."""
+    """Yield the errors of the checkpoints: each needs its hash, a log, a row of results and a metafile entry."""
     index = weights.read_index(root)
     folder = root / 'checkpoints'
     expected = {'README.md', *(['index.csv'] if (folder / 'index.csv').is_file() else [])}
@@ -86,53 +87,53 @@ def wrong_checkpoints(root, entries, results):
         log = path.with_name(f'{path.stem}.log.json')
         expected |= {path.name, log.name}
         if not path.is_file() or not log.is_file():
-            yield f'{name}: it, or its log, is not there'
+            yield f'{name}: the file or its log is missing'
             continue
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != entry['sha256'] or not name.endswith(f'-{entry["sha256"][:8]}.pth'):
-            yield f'{name}: its hash is another'
+            yield f'{name}: wrong hash'
             continue
         if len(content) != entry['bytes'] or len(content) > LIMITS['checkpoint'] or log.stat().st_size > LIMITS['log']:
-            yield f'{name}: its size, or that of its log'
+            yield f'{name}: size of the file or of its log'
         row = next((row for row in results.get(entry['results'], ()) if (row['config'], row['seed']) == (
             entry['config'], entry['seed'])), None)
         if row is None or row['checkpoint_sha256'] != entry['checkpoint_sha256']:
-            yield f'{name}: no row of results is its'
+            yield f'{name}: no row of results'
             continue
         shortened = '' if row['epochs'] == row['planned_epochs'] else f'_{row["epochs"]}of{row["planned_epochs"]}e'
         if not name.startswith(f'{entry["config"]}{shortened}_{row["date"].replace("-", "")}-'):
-            yield f'{name}: it is called as if it were another'
+            yield f'{name}: wrong file name'
         if abs(entry['accuracy'] - accuracy(row)) > 0.05:
-            yield f'{name}: tested, it gives another number than its row has'
+            yield f'{name}: the tested accuracy differs from its row'
         last = yaml.safe_load(log.read_text().splitlines()[-1])
         if last['step'] != row['epochs'] or abs(last[row['metric']] - accuracy(row)) > 1e-4:
-            yield f'{name}: its log ends otherwise than its row'
+            yield f'{name}: the end of its log differs from its row'
         state = torch.load(path, weights_only=True)
         kinds = {value.dtype for value in state['state_dict'].values() if value.is_floating_point()}
         if kinds != {getattr(torch, entry['precision'])} or state['meta'].get('seed') != entry['seed']:
             yield f'{name}: precision or seed'
-        told = entries.get(entry['config'], {})
-        if (told.get('Weights'), told.get('Training Log')) != (f'checkpoints/{name}', f'checkpoints/{log.name}'):
-            yield f'{name}: the metafile has another'
+        listed = entries.get(entry['config'], {})
+        if (listed.get('Weights'), listed.get('Training Log')) != (f'checkpoints/{name}', f'checkpoints/{log.name}'):
+            yield f'{name}: the metafile has another file'
             continue
         planned = row['planned_epochs']
-        if told['Metadata'].get('Seed') != entry['seed'] or told['Metadata'].get('Epochs') != (
+        if listed['Metadata'].get('Seed') != entry['seed'] or listed['Metadata'].get('Epochs') != (
                 f'{row["epochs"]} of {planned}' if shortened else planned):
-            yield f'{name}: the metafile says another seed, or other epochs'
+            yield f'{name}: the metafile has another seed or number of epochs'
     if len({entry['config'] for entry in index}) != len(index):
         yield 'a config has two checkpoints'
     if sum(entry['bytes'] for entry in index) > LIMITS['all']:
-        yield 'the checkpoints are too large together'
-    there = {path.name for path in folder.iterdir()}
-    if there != expected:
-        yield f'checkpoints has {sorted(there ^ expected)} too much or too little'
+        yield 'the total size of the checkpoints'
+    found = {path.name for path in folder.iterdir()}
+    if found != expected:
+        yield f'checkpoints: missing or extra files {sorted(found ^ expected)}'
 
 
 def wrong_entries(root, entries, results):
-    """Metafile entries whose accuracy is neither that of their checkpoint's run nor a median."""
+    """Yield the metafile entries whose accuracy is neither that of their checkpoint's run nor the median."""
     index = {f'checkpoints/{entry["file"]}': entry for entry in weights.read_index(root)}
-    for name, told in entries.items():
-        file = told.get('Weights')
+    for name, entry in entries.items():
+        file = entry.get('Weights')
         if file is not None and '://' in file:
             continue
         if file is not None and file not in index:
@@ -148,12 +149,12 @@ def wrong_entries(root, entries, results):
         allowed = [{METRICS[metric]: round(median({row['seed']: accuracy(row) for row in group
                                                    if row['metric'] == metric}.values()), 2)
                     for metric in {row['metric'] for row in group}} for group in groups]
-        if [result['Metrics'] for result in told.get('Results', ())] not in [[metrics] for metrics in allowed]:
-            yield f'{name}: the metafile has {told.get("Results")}, expected one of {allowed}'
+        if [result['Metrics'] for result in entry.get('Results', ())] not in [[metrics] for metrics in allowed]:
+            yield f'{name}: the metafile has {entry.get("Results")}, expected one of {allowed}'
 
 
 def wrong_speeds(path):
-    """What is wrong with the file that the benchmarks write, if it is there."""
+    """Yield the errors of the file that the benchmarks write, if it exists."""
     if not path.is_file():
         return
     with open(path, newline='') as file:
@@ -184,12 +185,12 @@ def wrong_speeds(path):
             yield f'{name}: commit {row["commit"]}'
         key = row['figure'], row['what'], row['setting'], row['hardware']
         if key in seen:
-            yield f'{name}: twice'
+            yield f'{name}: duplicate'
         seen.add(key)
 
 
 def git(root, *arguments):
-    """Lines of what git says of a checkout; none where it is no checkout, or one without all of its history."""
+    """Return the words of git's output in a checkout; [] outside a checkout and in a shallow one."""
     def lines(*words):
         done = subprocess.run(['git', '-C', str(root), *words], capture_output=True, text=True)
         return done.stdout.split() if done.returncode == 0 else []
@@ -202,7 +203,7 @@ def git(root, *arguments):
 
 
 def wrong(root):
-    """All that does not agree in a checkout."""
+    """Return all errors in a checkout."""
     files = [path for path in sorted((root / 'results').glob('*.csv')) if path.name != 'speed.csv']
     results = {path.stem: read_csv(path) for path in files}
     entries = {entry['Name']: entry for path in sorted(root.glob('configs/*/metafile.yml'))
@@ -212,9 +213,9 @@ def wrong(root):
     found += wrong_checkpoints(root, entries, results)
     found += wrong_entries(root, entries, results)
     try:
-        return found + [f'{page}: its tables are out of step; python tools/misc/readme_tables.py fills them'
-                        for page in update(root, write=False)]
-    except ValueError as error:
+        return found + [f'{page}: outdated tables; run python tools/misc/readme_tables.py'
+                        for page in update_pages(root, write=False)]
+    except UserError as error:
         return [*found, str(error)]
 
 
@@ -223,7 +224,7 @@ def test_the_repository_agrees_with_itself():
 
 
 @pytest.mark.parametrize('entry', weights.read_index(ROOT), ids=lambda entry: entry['config'])
-def test_a_checkpoint_is_what_its_name_loads(entry):
+def test_a_config_name_loads_its_checkpoint(entry):
     network = mmat.get_model(entry['config'], pretrained=True)
     state = torch.load(ROOT / 'checkpoints' / entry['file'])['state_dict']
     assert network.state_dict().keys() == state.keys()
@@ -231,25 +232,25 @@ def test_a_checkpoint_is_what_its_name_loads(entry):
     assert len(network._dataset_meta['classes']) == network.head.num_classes
 
 
-# That the checks above can fail
+# The checks above fail on each kind of error
 
 @pytest.fixture(scope='module')
-def landed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('landed')
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('recorded')
     work_dir, root = make_runs(folder / 'runs'), make_checkout(folder / 'checkout')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, 'measure', lambda run, *_: ACCURACIES[run.name][run.seed])
-        land(read_table(str(root / 'recipes' / 'tiny.py'), work_dir), root, [TEACHER, STUDENT])
-    update(root)
+        patch.setattr(weights, 'measure_accuracy', lambda run, *_: ACCURACIES[run.name][run.seed])
+        record_results(read_table(str(root / 'recipes' / 'tiny.py'), work_dir), root, [TEACHER, STUDENT])
+    update_pages(root)
     return root
 
 
 @pytest.fixture
-def checkout(landed, tmp_path):
-    return Path(shutil.copytree(landed, tmp_path / 'checkout'))
+def checkout(recorded, tmp_path):
+    return Path(shutil.copytree(recorded, tmp_path / 'checkout'))
 
 
-def test_a_table_that_landed_agrees(checkout):
+def test_a_recorded_table_agrees(checkout):
     assert wrong(checkout) == []
     assert {entry['config'] for entry in weights.read_index(checkout)} == {TEACHER, STUDENT}
 
@@ -284,58 +285,58 @@ def remove(pattern):
 
 
 @pytest.mark.parametrize('damage, message', [
-    (in_rows(value=25.5), f'{STUDENT}.*tested, it gives another number'),
-    (in_rows(value=25.02), f'{STUDENT}.*its log ends otherwise'),
+    (in_rows(value=25.5), f'{STUDENT}.*tested accuracy'),
+    (in_rows(value=25.02), f'{STUDENT}.*end of its log'),
     (in_rows(value=25.02), f'{STUDENT}: the metafile has'),
-    (in_rows(seed=1), 'seed 1: twice in a cell'),
-    (in_rows(seed=7), f'{STUDENT}.*no row of results is its'),
-    (in_rows(seed=7), f'checkpoints/README.md: {STUDENT}.* has no row in results/tiny.csv, seed 2 of {STUDENT}'),
-    (remove('results/tiny.csv'), 'has no row in results/tiny.csv'),
-    (in_rows(row='students'), 'no such cell in the recipe'),
-    (in_rows(config='wrn16-1_1xb128_cifar10'), 'no such cell in the recipe'),
-    (in_rows(published=9.), 'the recipe says otherwise'),
-    (in_rows(measure='accuracy'), 'the recipe says otherwise'),
-    (in_rows(teacher=TEACHER, teacher_seed=0), 'the teacher is another'),
+    (in_rows(seed=1), 'seed 1: duplicate in a cell'),
+    (in_rows(seed=7), f'{STUDENT}.*no row of results'),
+    (in_rows(seed=7), f'checkpoints/README.md: {STUDENT}.* results/tiny.csv .*seed 2 of {STUDENT}'),
+    (remove('results/tiny.csv'), f'checkpoints/README.md: {STUDENT}.* results/tiny.csv '),
+    (in_rows(row='students'), 'the recipe has no such cell'),
+    (in_rows(config='wrn16-1_1xb128_cifar10'), 'the recipe has no such cell'),
+    (in_rows(published=9.), 'the recipe differs'),
+    (in_rows(measure='accuracy'), 'the recipe differs'),
+    (in_rows(teacher=TEACHER, teacher_seed=0), 'another teacher'),
     (in_rows(epochs=6), '6 of 60 epochs'),
     (in_rows(epochs=6, planned_epochs=6), '6 of 6 epochs'),
     (in_rows(commit='0123456789ab+'), r'commit 0123456789ab\+'),
     (in_rows(commit=None), 'commit None'),
     (in_rows(hardware=None), 'provenance is missing'),
-    (in_rows(date='2026-01-03'), 'called as if it were another'),
-    (in_rows(checkpoint_sha256='b' * 64), 'no row of results is its'),
-    (teachers_hash, 'another teacher taught'),
-    (in_file('README.md', '25.00', '24.00'), 'README.md: its tables are out of step'),
-    (in_file('checkpoints/README.md', '75.00', '76.00'), 'checkpoints/README.md: its tables are out of step'),
+    (in_rows(date='2026-01-03'), 'wrong file name'),
+    (in_rows(checkpoint_sha256='b' * 64), 'no row of results'),
+    (teachers_hash, 'teacher_sha256'),
+    (in_file('README.md', '25.00', '24.00'), 'README.md: outdated tables'),
+    (in_file('checkpoints/README.md', '75.00', '76.00'), 'checkpoints/README.md: outdated tables'),
     (in_file('configs/wide_resnet/metafile.yml', '75.0', '76.0'), f'{STUDENT}: the metafile has'),
     (in_file('configs/at/metafile.yml', r'Accuracy: 81\.0', 'Accuracy: 82.0'), f'{TAUGHT}: the metafile has'),
-    (in_file('configs/wide_resnet/metafile.yml', 'Epochs: 60', 'Epochs: 6'), 'says another seed, or other epochs'),
-    (in_file('configs/wide_resnet/metafile.yml', 'Seed: 2', 'Seed: 1'), 'says another seed, or other epochs'),
+    (in_file('configs/wide_resnet/metafile.yml', 'Epochs: 60', 'Epochs: 6'), 'another seed or number of epochs'),
+    (in_file('configs/wide_resnet/metafile.yml', 'Seed: 2', 'Seed: 1'), 'another seed or number of epochs'),
     (in_file('configs/wide_resnet/metafile.yml', f'Weights: checkpoints/{STUDENT}', 'Weights: checkpoints/x'),
-     'the metafile has another'),
+     'the metafile has another file'),
     (in_file('configs/wide_resnet/metafile.yml', f'Log: checkpoints/{STUDENT}', 'Log: checkpoints/x'),
-     'the metafile has another'),
+     'the metafile has another file'),
     (in_file('configs/at/metafile.yml', f'(Config: configs/at/{TAUGHT}.py)', r'\1\n    Weights: checkpoints/a.pth'),
      'a.pth is not in the index'),
-    (remove(f'checkpoints/{STUDENT}*.pth'), f'{STUDENT}.* is not there'),
-    (remove(f'checkpoints/{STUDENT}*.json'), f'{STUDENT}.* is not there'),
+    (remove(f'checkpoints/{STUDENT}*.pth'), f'{STUDENT}.* is missing'),
+    (remove(f'checkpoints/{STUDENT}*.json'), f'{STUDENT}.* is missing'),
     (remove('checkpoints/index.csv'), 'is not in the index'),
-    (lambda root: (root / 'checkpoints' / 'a.pth').touch(), r"\['a.pth'\] too much"),
-    (lambda root: next(root.glob(f'checkpoints/{STUDENT}*.pth')).write_bytes(b'a'), 'its hash is another'),
-    (in_file('checkpoints/index.csv', ',[0-9]{6},float16', ',1,float16'), 'its size'),
+    (lambda root: (root / 'checkpoints' / 'a.pth').touch(), r"extra files \['a.pth'\]"),
+    (lambda root: next(root.glob(f'checkpoints/{STUDENT}*.pth')).write_bytes(b'a'), 'wrong hash'),
+    (in_file('checkpoints/index.csv', ',[0-9]{6},float16', ',1,float16'), 'size of the file'),
     (in_file('checkpoints/index.csv', ',float16', ',float32'), 'precision or seed'),
-    (in_file(f'checkpoints/{STUDENT}*.log.json', r'\{[^\n]*\}\n$', ''), 'its log ends otherwise'),
+    (in_file(f'checkpoints/{STUDENT}*.log.json', r'\{[^\n]*\}\n$', ''), 'end of its log'),
 ])
-def test_what_does_not_agree_is_told(damage, message, checkout):
+def test_errors_are_found(damage, message, checkout):
     damage(checkout)
     found = wrong(checkout)
     assert any(re.search(message, each) for each in found), found
 
 
-@pytest.mark.parametrize('limit, message', [('checkpoint', 'its size'), ('log', 'that of its log'),
-                                            ('all', 'too large together')])
-def test_the_limits(limit, message, landed, monkeypatch):
+@pytest.mark.parametrize('limit, message', [('checkpoint', 'size of the file'), ('log', 'of its log'),
+                                            ('all', 'total size')])
+def test_the_limits(limit, message, recorded, monkeypatch):
     monkeypatch.setitem(LIMITS, limit, 1000)
-    assert any(message in each for each in wrong(landed))
+    assert any(message in each for each in wrong(recorded))
 
 
 SPEED = dict(figure='R1', what='a / b', value='1.02', low='1.01', high='1.04', unit='ratio', goal='<= 1.03',
@@ -370,8 +371,8 @@ def test_rows_of_speed(changes, message, tmp_path):
     found = check(row)
     assert found == [] if message is None else len(found) == 1 and message in found[0]
     if not changes:
-        assert check(row, row) == ['speed.csv: R1, a / b: twice'] and check(row, {**row, 'setting': 'bf16'}) == []
+        assert check(row, row) == ['speed.csv: R1, a / b: duplicate'] and check(row, {**row, 'setting': 'bf16'}) == []
         assert 'columns' in check(row, columns=SPEED_COLUMNS[1:])[0]
-        # Without the history nobody can tell.
+        # Without the history, commits cannot be checked.
         shutil.rmtree(tmp_path / '.git')
         assert check({**row, 'commit': '0123456789ab'}) == []

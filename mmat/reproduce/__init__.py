@@ -1,1 +1,1 @@
-"""Tables of results as one command: trainings that depend on each other, and a report of them."""
+"""Reproduce tables of results with one command: train the runs in the order of their dependencies, write a report."""

@@ -1,38 +1,43 @@
-"""Changing an entry of a metafile in its text, so that comments, order and layout stay."""
+"""Edit an entry of a metafile as text, which keeps comments, order and layout."""
 import copy
+import json
 import re
 from typing import Dict, List, Optional
 
 import yaml
 
-# What is said of a training; it is replaced as a whole.
+from mmat.errors import UserError
+
+# The fields that describe a training; always replaced together.
 _FIELDS = ('Results', 'Weights', 'Training Log')
 _METADATA = ('Epochs', 'Seed')
 
 
 def set_training(text: str, name: str, fields: Optional[Dict[str, object]] = None,
                  metadata: Optional[Dict[str, object]] = None, comment: Optional[str] = None) -> str:
-    """The text of a metafile after an entry was told of its training.
+    """Replace the training of an entry of a metafile.
 
     Args:
-        text (str): The metafile, in block style as all here are.
+        text (str): The metafile, in YAML block style.
         name (str): ``Name`` of the entry.
-        fields (dict, optional): Its ``Results``, ``Weights`` and ``Training Log``; those left out are taken away.
-            Defaults to None: all of them.
-        metadata (dict, optional): ``Epochs`` and ``Seed`` of its ``Metadata``, alike.
-        comment (str, optional): A line to stand above ``Results``, in place of those that do. Defaults to None.
+        fields (dict, optional): Its ``Results``, ``Weights`` and ``Training Log``; missing ones are removed. Defaults
+            to None, which removes all.
+        metadata (dict, optional): ``Epochs`` and ``Seed`` of its ``Metadata``; missing ones are removed. Defaults to
+            None, which removes both.
+        comment (str, optional): A comment line above ``Results`` that replaces the existing ones. Defaults to None.
 
     Returns:
-        str: The whole text.
+        str: The changed metafile.
 
     Raises:
-        ValueError: There is no such entry, or the text is laid out otherwise; the message has the lines to paste.
+        UserError: There is not exactly one such entry, or its layout is not supported; the message has the fields to
+            set by hand.
     """
     fields, metadata = fields or {}, metadata or {}
     expected = read_yaml(text)
     entries = [entry for entry in expected.get('Models') or () if entry.get('Name') == name]
     if len(entries) != 1:
-        raise ValueError(f'the metafile has {len(entries)} entries of the name {name!r}, expected one')
+        raise UserError(f'The metafile has {len(entries)} entries named {name!r}, expected one.')
     entry = entries[0]
     for key in _FIELDS:
         entry.pop(key, None)
@@ -48,13 +53,13 @@ def set_training(text: str, name: str, fields: Optional[Dict[str, object]] = Non
     except yaml.YAMLError:
         right = False
     if not right:
-        lines = '\n'.join([*added, '    Metadata:', *(f'      {line}' for line in _block(metadata))])
-        raise ValueError(f'the entry {name!r} is laid out in a way that cannot be changed here; write into it\n{lines}')
+        raise UserError(f'The layout of the entry {name!r} is not supported. Set these fields by hand: '
+                        f'{json.dumps({**fields, "Metadata": metadata})}')
     return changed
 
 
 def read_yaml(text: str) -> dict:
-    """What a text in YAML says; with the library in C where there is one, ten times as fast."""
+    """Parse YAML, with the C parser if available, which is ten times as fast."""
     return yaml.load(text, Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
 
 
@@ -65,14 +70,14 @@ def _block(content: Dict[str, object]) -> List[str]:
 
 
 class _Indented(yaml.SafeDumper):
-    """Items of a list stand deeper than its key."""
+    """Indent the items of a list."""
 
     def increase_indent(self, flow=False, indentless=False):
         return super().increase_indent(flow, False)
 
 
 def _edit(text: str, name: str, added: List[str], metadata: List[str]) -> Optional[str]:
-    """Lines of an entry begin with four spaces, those of its metadata with six; comments belong to what follows."""
+    """Edit an entry whose lines begin with four spaces, its metadata with six; comments belong to the next line."""
     lines = text.splitlines()
     first = [number for number, line in enumerate(lines) if re.fullmatch(rf'  - Name: +{re.escape(name)} *', line)]
     if len(first) != 1:

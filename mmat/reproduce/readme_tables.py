@@ -1,29 +1,28 @@
-"""The tables of the READMEs that are made of ``results/*.csv`` and of ``checkpoints/index.csv``.
+"""Generate the tables of the READMEs from ``results/*.csv`` and ``checkpoints/index.csv``.
 
-Where a page has
+A table and the provenance of its numbers are written between the lines
 
     <!-- table: results/at_digits.csv -->
     <!-- end of table -->
 
-the table goes between the two lines, and below it where its numbers are from. After the file's name may stand ``grid``
-(rows and columns as in the paper, instead of a line for each config) and ``only=PATTERN,...`` (names of configs, or of
-the table's rows with ``_`` for spaces).
+of a page. Options after the file's name: ``grid`` (rows and columns as in the paper, instead of a line for each
+config) and ``only=PATTERN,...`` (names of configs, or of the table's rows with ``_`` for spaces).
 """
 import os
 import re
 import textwrap
-from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import List, Sequence
 
 from mmengine.config import Config
 
+from mmat.errors import FileError, MissingFileError, UserError, did_you_mean
 from mmat.utils.files import write_atomic
 from mmat.utils.zoo import find_config, zoo_root
 
 from .results import read_csv, shared_batches_note, summarise
-from .weights import FOLDER, log_of, read_index
+from .weights import FOLDER, log_path, read_index
 
 _BEGIN, _END = '<!-- table: ', '<!-- end of table -->'
 _BLOCK = re.compile(rf'^({_BEGIN}(\S+)((?: \S+)*) -->\n)(.*?)^({_END})$', re.MULTILINE | re.DOTALL)
@@ -31,44 +30,45 @@ _PAGES = ('README.md', 'docs/*.md', 'configs/*/README.md', 'results/README.md', 
 _INDEX = f'{FOLDER}/index.csv'
 
 
-def update(root: Path, write: bool = True) -> List[Path]:
-    """Fill the tables of a checkout's pages.
+def update_pages(root: Path, write: bool = True) -> List[Path]:
+    """Update the tables in all pages of a checkout.
 
     Args:
         root (Path): The checkout.
-        write (bool): Whether to write, or only to compare. Defaults to True.
+        write (bool): Write the pages. If False, only compare them. Defaults to True.
 
     Returns:
-        list[Path]: The pages that were not as they should be.
+        list[Path]: The outdated pages.
 
     Raises:
-        ValueError: The marks of a page are wrong; no page is written then.
+        UserError: From :func:`fill_tables`; no page is written then.
     """
     pages = {page: page.read_text(encoding='utf-8') for pattern in _PAGES for page in sorted(root.glob(pattern))}
-    changed = {page: text for page, before in pages.items() if (text := fill(before, page, root)) != before}
+    changed = {page: text for page, before in pages.items() if (text := fill_tables(before, page, root)) != before}
     if write:
         for page, text in changed.items():
             write_atomic(page, text.encode())
     return list(changed)
 
 
-def fill(text: str, page: Path, root: Path) -> str:
-    """A page's text with its tables as they should be.
+def fill_tables(text: str, page: Path, root: Path) -> str:
+    """Return the text of a page with its tables updated.
 
-    A table of a recipe that nothing has landed of yet is left as it is.
+    The table of a recipe without recorded results is left unchanged.
 
     Raises:
-        ValueError: A mark that has no end, a file that is neither there nor of a recipe, an unknown option, or a
-            checkpoint without a row of results.
+        UserError: A table has no end, an unknown option or no rows.
+        MissingFileError: A file does not exist and belongs to no recipe.
+        FileError: A checkpoint has no row of results.
     """
     if len(_BLOCK.findall(text)) != len(re.findall(f'^{_BEGIN}', text, re.MULTILINE)) or len(
             _BLOCK.findall(text)) != len(re.findall(f'^{_END}', text, re.MULTILINE)):
-        raise ValueError(f'{page}: a table is between the lines {_BEGIN}FILE --> and {_END}')
+        raise UserError(f'{page}: a table needs both lines, {_BEGIN}FILE --> and {_END}.')
 
     def replace(match):
         begin, file, options, content, end = match.groups()
         if not (root / file).is_file():
-            _check_awaited(file, page, root)
+            _check_recipe(file, page, root)
             return match[0]
         made = _index_table(page, root) if file == _INDEX else _results_table(root / file, options.split(), page, root)
         return f'{begin}{made}{end}'
@@ -76,13 +76,14 @@ def fill(text: str, page: Path, root: Path) -> str:
     return _BLOCK.sub(replace, text)
 
 
-def _check_awaited(file: str, page: Path, root: Path) -> None:
+def _check_recipe(file: str, page: Path, root: Path) -> None:
+    """Raise an error if a missing file will not be created by a recipe."""
     recipe = re.fullmatch(r'results/(\w+?)(?:_x[\d.e-]+)?\.csv', file)
     if file != _INDEX and not (recipe and (root / 'recipes' / f'{recipe[1]}.py').is_file()):
         known = [_INDEX, *(f'results/{path.stem}.csv' for path in sorted((root / 'recipes').glob('*.py'))),
                  *(f'results/{path.name}' for path in sorted((root / 'results').glob('*.csv')))]
-        raise ValueError(f'{page}: there is no {file} and no recipe of that name; did you mean '
-                         f'{get_close_matches(file, known, n=1, cutoff=0)[0]}?')
+        raise MissingFileError(f'{page}: {file} does not exist and belongs to no recipe.'
+                               f'{did_you_mean(file, known, n=1, cutoff=0)}')
 
 
 # A table of results
@@ -95,13 +96,13 @@ def _results_table(file: Path, options: Sequence[str], page: Path, root: Path) -
         elif option.startswith('only='):
             only = option[5:].split(',')
         else:
-            raise ValueError(f'{page}: a table has the options grid and only=PATTERN, got {option!r}')
-    everything = read_csv(file)
-    rows = [row for row in everything if only is None or any(
+            raise UserError(f'{page}: unknown table option {option!r}; the options are grid and only=PATTERN,...')
+    all_rows = read_csv(file)
+    rows = [row for row in all_rows if only is None or any(
         fnmatch(name, each) for each in only for name in (row['config'], row['row'].replace(' ', '_')))]
     if not rows:
-        known = ', '.join(sorted({row['config'] for row in everything}))
-        raise ValueError(f'{page}: only={",".join(only or ())} leaves nothing of {file.name}; it has {known}')
+        known = ', '.join(sorted({row['config'] for row in all_rows}))
+        raise UserError(f'{page}: only={",".join(only or ())} matches no row of {file.name}. Its configs: {known}.')
     lines = _grid(rows, page, root) if grid else _list(rows, file.stem, page, root)
     text = '\n'.join(textwrap.wrap(' '.join(_about(rows, file, page, root, grid)), 120, break_long_words=False,
                                    break_on_hyphens=False))
@@ -109,7 +110,7 @@ def _results_table(file: Path, options: Sequence[str], page: Path, root: Path) -
 
 
 def _list(rows: List[dict], table: str, page: Path, root: Path) -> List[str]:
-    """A line for each config: where it has several cells, the first."""
+    """Return a table with a line for each config; of several cells of a config, it shows the first."""
     first = {}
     rows = [row for row in rows if first.setdefault((row['config'], row['metric']), (row['row'], row['column'])) == (
         row['row'], row['column'])]
@@ -140,7 +141,7 @@ def _list(rows: List[dict], table: str, page: Path, root: Path) -> List[str]:
 
 
 def _grid(rows: List[dict], page: Path, root: Path) -> List[str]:
-    """Rows and columns of the table: the median, and in brackets what is published."""
+    """Return a table with the rows and columns of the recipe: medians, with published values in parentheses."""
     cells = summarise(rows)
     lines, columns = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
 
@@ -155,22 +156,21 @@ def _grid(rows: List[dict], page: Path, root: Path) -> List[str]:
 
 
 def _about(rows: List[dict], file: Path, page: Path, root: Path, grid: bool) -> List[str]:
-    """What the numbers above are, in sentences."""
+    """Yield sentences about the provenance of the numbers."""
     recipe = root / 'recipes' / f'{rows[0]["recipe"]}.py'
     epochs = dict.fromkeys((row['epochs'], row['planned_epochs']) for row in rows)
     shortened = any(trained != planned for trained, planned in epochs)
     published = any(row['published'] is not None for row in rows)
     if shortened:
-        which = _and(f'{trained} of {planned}' for trained, planned in epochs)
-        yield f'**Shortened: {which} epochs**, with rates and weights of heads scheduled alike' + (
-            '; the published numbers are of whole trainings, not to be compared with.' if published else '.')
+        lengths = _and(f'{trained} of {planned}' for trained, planned in epochs)
+        yield f'**Shortened: {lengths} epochs**, with the learning rate and head weight schedules scaled alike.' + (
+            ' Not comparable with the published numbers, which are from full training.' if published else '')
     else:
-        yield f'{_and(trained for trained, _ in epochs)} epochs, as the configs have.'
+        yield f'{_and(trained for trained, _ in epochs)} epochs, as in the configs.'
     counts = sorted({len(cell['values']) for cell in summarise(rows).values()})
     if grid:
-        brackets = ', in brackets what is published' if published else ''
-        yield (f'Median of {_and(counts, "or")} seeds{brackets}.' if counts[-1] > 1 else
-               f'One seed{brackets}.')
+        seeds = f'Median of {_and(counts, "or")} seeds' if counts[-1] > 1 else 'One seed'
+        yield seeds + (', published values in parentheses.' if published else '.')
     if shared_batches_note(rows):
         yield shared_batches_note(rows)
     if recipe.is_file():
@@ -185,7 +185,7 @@ def _about(rows: List[dict], file: Path, page: Path, root: Path, grid: bool) -> 
     command = f'tools/reproduce.py recipes/{rows[0]["recipe"]}.py' + (
         f' --epochs-scale {scale[1]}' if scale else '') + (
         ' --share-batches' if any(row['batch_seed'] is not None for row in rows) else '')
-    yield f'Each run: [{file.relative_to(root)}]({_link(file, page)}), by `python {command}`.'
+    yield f'All runs: [{file.relative_to(root)}]({_link(file, page)}), produced by `python {command}`.'
 
 
 def _measure(rows: List[dict]) -> str:
@@ -205,15 +205,15 @@ def _and(words, last: str = 'and') -> str:
 # Checkpoints
 
 def _index_table(page: Path, root: Path) -> str:
-    """Every checkpoint of the repository."""
+    """Return the table of all checkpoints in the repository."""
     content = []
     for entry in read_index(root):
         file = root / 'results' / f'{entry["results"]}.csv'
         row = next((row for row in (read_csv(file) if file.is_file() else ())
                     if (row['config'], row['seed']) == (entry['config'], entry['seed'])), None)
         if row is None:
-            raise ValueError(f'{page}: {entry["file"]} has no row in results/{file.name}, seed {entry["seed"]} of '
-                             f'{entry["config"]}; tools/misc/land_results.py writes both')
+            raise FileError(f'{page}: {entry["file"]} has no row in results/{file.name} for seed {entry["seed"]} of '
+                            f'{entry["config"]}. Record both with tools/misc/land_results.py.')
         trained, planned = row['epochs'], row['planned_epochs']
         content.append([
             _config_link(entry['config'], entry['config'], page, root), _files(entry, page, root),
@@ -242,4 +242,4 @@ def _config_link(label: str, name: str, page: Path, root: Path) -> str:
 
 def _files(entry: dict, page: Path, root: Path) -> str:
     path = root / FOLDER / entry['file']
-    return f'[model]({_link(path, page)}) [log]({_link(log_of(path), page)})'
+    return f'[model]({_link(path, page)}) [log]({_link(log_path(path), page)})'

@@ -1,20 +1,20 @@
 #!/usr/bin/env python
-"""Fill the tables of the READMEs from results/*.csv and checkpoints/index.csv."""
+"""Update the tables of the READMEs from results/*.csv and checkpoints/index.csv."""
 import argparse
 
 from mmat.apis.launch import command_line
-from mmat.reproduce.readme_tables import update
+from mmat.reproduce.readme_tables import update_pages
 from mmat.utils.zoo import zoo_root
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--check', action='store_true', help='write nothing; status 1 where a table is out of step')
+    parser.add_argument('--check', action='store_true', help='write nothing; exit with status 1 if a table is outdated')
     args = parser.parse_args()
     root = zoo_root()
-    pages = update(root, write=not args.check)
+    pages = update_pages(root, write=not args.check)
     for page in pages:
-        print(f'{page.relative_to(root)}: ' + ('out of step' if args.check else 'filled'))
+        print(f'{page.relative_to(root)}: ' + ('outdated' if args.check else 'updated'))
     return int(args.check and bool(pages))
 
 

@@ -1,4 +1,4 @@
-"""Curves as SVG, by hand: they take the colours of the page, and of the reader's light or dark mode."""
+"""Training curves as SVG, in the colours of the page and of the reader's light or dark mode."""
 import math
 import re
 from pathlib import Path
@@ -11,26 +11,26 @@ from .curves import Points
 from .elements import Markup, element, join
 
 STYLE = (Path(__file__).parent / 'chart.css').read_text()
-# As many as chart.css has; the next ones are dashed.
+# Number of series colours in chart.css; further series are dashed.
 COLOURS = 6
 WIDTH, HEIGHT = 360, 232
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 12, 26, 34
-# Of a range as wide as this, the bottom would not be seen on a linear scale.
+# Use a logarithmic scale if max / min is at least this.
 _LOGARITHMIC = 4
-# What ends a line tells it from the others where colours do not.
+# Markers at the ends of lines, to distinguish series without colour.
 _MARKERS = ('M-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0 -6.8 0z', 'M-3 -3h6v6h-6z', 'M0 -4l3.8 6.8h-7.6z',
             'M0 -4.2l4.2 4.2l-4.2 4.2l-4.2 -4.2z', 'M0 4l3.8 -6.8h-7.6z', 'M-1.4 -4h2.8v2.6h2.6v2.8h-2.6v2.6h-2.8v-2.6'
             'h-2.6v-2.8h2.6z')
 
 
-def draw_panels(group: Group, measure: str) -> List[Markup]:
-    """Two SVG elements of a group's runs by epoch: the test error, or accuracy, and the training loss."""
-    return [_svg(_panel(group.cells, which, title), (WIDTH, HEIGHT), label)
-            for which, title, label in _panels(group, measure)]
+def draw_curves(group: Group, measure: str) -> List[Markup]:
+    """Return two SVG elements for a group: test error (or accuracy) by epoch, and training loss by epoch."""
+    return [_svg(_panel(group.cells, series, title), (WIDTH, HEIGHT), label)
+            for series, title, label in _panel_titles(group, measure)]
 
 
-def draw_file(group: Group, measure: str) -> str:
-    """The panels of :func:`draw_panels` side by side under a legend, as an SVG file."""
+def draw_curves_file(group: Group, measure: str) -> str:
+    """Return the panels of :func:`draw_curves` side by side under a legend, as an SVG file."""
     lines, x = [[]], 0
     for index, cell in enumerate(group.cells):
         width = 34 + 6.4 * len(cell.label)
@@ -43,8 +43,8 @@ def draw_file(group: Group, measure: str) -> str:
         x += width
     top = 16 * len(lines) + 8
     height = top + HEIGHT
-    panels = [element('g', _panel(group.cells, which, title), transform=f'translate({WIDTH * index} {top})')
-              for index, (which, title, _) in enumerate(_panels(group, measure))]
+    panels = [element('g', _panel(group.cells, series, title), transform=f'translate({WIDTH * index} {top})')
+              for index, (series, title, _) in enumerate(_panel_titles(group, measure))]
     return _svg(join(element('style', Markup(STYLE)), element('rect', width='100%', height='100%', class_='paper'),
                      *(part for line in lines for part in line), *panels), (2 * WIDTH, height),
                 f'Curves of {group.title or "the table"}', xmlns='http://www.w3.org/2000/svg',
@@ -52,20 +52,19 @@ def draw_file(group: Group, measure: str) -> str:
 
 
 def draw_swatch(index: int) -> Markup:
-    """A series as the legend shows it, 16 wide; within an element of the class of :func:`series_class`."""
+    """Return the legend symbol of a series, 16 wide; its parent element needs the class of :func:`series_class`."""
     return join(element('path', d='M0 0H16', class_='median'), _marker(index, 8, 0))
 
 
 def series_class(index: int) -> str:
-    """The classes of a series in chart.css."""
+    """Return the classes of a series in chart.css."""
     return f'series s{index % COLOURS}' + (' more' if index >= COLOURS else '')
 
 
-
-
-def _panels(group: Group, measure: str) -> List[Tuple[str, str, str]]:
-    words = [f'{cell.label} {cell.summary["median"]:.2f} %' for cell in group.cells if cell.summary]
-    end = f'; medians after the last: {", ".join(words)}' if words else ''
+def _panel_titles(group: Group, measure: str) -> List[Tuple[str, str, str]]:
+    """Return for each panel the attribute of :class:`Curve` that it shows, its title and its text alternative."""
+    medians = [f'{cell.label} {cell.summary["median"]:.2f} %' for cell in group.cells if cell.summary]
+    end = f'; final medians: {", ".join(medians)}' if medians else ''
     of = f' of {group.title}' if group.title else ''
     return [('value', f'test {measure}, %', f'Test {measure}{of} by epoch{end}'),
             ('loss', 'training loss', f'Training loss{of} by epoch')]
@@ -76,15 +75,14 @@ def _svg(content: Markup, size: Tuple[float, float], label: str, **attributes) -
                    class_='chart', **attributes)
 
 
-def _panel(cells: Sequence[Cell], which: str, title: str) -> Markup:
-    """One panel; ``which`` of a curve's series it shows."""
-    lines = [[(run, getattr(curve, which)) for run, curve in cell.curves.items() if getattr(curve, which)]
+def _panel(cells: Sequence[Cell], series: str, title: str) -> Markup:
+    lines = [[(run, getattr(curve, series)) for run, curve in cell.curves.items() if getattr(curve, series)]
              for cell in cells]
     parts = [element('text', title, x=_LEFT, y=14, class_='name')]
     points = [point for cell in lines for _, line in cell for point in line]
     if not points:
         middle = dict(x=WIDTH / 2, y=HEIGHT / 2, text_anchor='middle')
-        return join(*parts, element('text', 'nothing was logged yet', **middle))
+        return join(*parts, element('text', 'no values logged yet', **middle))
     end = max(run.epochs for cell in cells for run in cell.runs)
     across = _scale(0, end, _LEFT, WIDTH - _RIGHT)
     values = [value for _, value in points]
@@ -98,15 +96,15 @@ def _panel(cells: Sequence[Cell], which: str, title: str) -> Markup:
                                  text_anchor='middle'))
     parts.append(element('text', 'epoch', x=WIDTH - _RIGHT, y=HEIGHT - 4, text_anchor='end'))
     drawn = [_series(index, cell, own, across, up) for index, (cell, own) in enumerate(zip(cells, lines))]
-    # The medians of all above the seeds of all.
+    # Draw all seeds first, then all medians above them.
     for layer in zip(*drawn):
-        parts += [element('g', *series, class_=series_class(index)) for index, series in enumerate(layer) if series]
+        parts += [element('g', *paths, class_=series_class(index)) for index, paths in enumerate(layer) if paths]
     return join(*parts)
 
 
 def _series(index: int, cell: Cell, lines: List[Tuple[Run, Points]], across: Callable,
             up: Callable) -> Tuple[List[Markup], List[Markup]]:
-    """The seeds of a cell, and the median of those that are done, or how far the others are where none is."""
+    """Return the lines of the seeds, and the median of the finished seeds or, without any, the end of each line."""
     done = [line for run, line in lines if cell.summary and run.seed in cell.summary['values']]
     main = _median(done) if done else []
     seeds = [_draw(line, across, up, 'seed', f'{cell.label}, seed {run.seed}') for run, line in lines if line != main]
@@ -117,14 +115,14 @@ def _series(index: int, cell: Cell, lines: List[Tuple[Run, Points]], across: Cal
 
 
 def _median(lines: List[Points]) -> Points:
-    """The median where all have a value."""
+    """Return the median at the epochs where every line has a value."""
     known = [dict(line) for line in lines]
     return [(place, median(each[place] for each in known)) for place in known[0]
             if all(place in each for each in known)]
 
 
 def _draw(line: Points, across: Callable, up: Callable, kind: str, title: str) -> Markup:
-    # Tenths of a pixel, each from the one before: half as long as places. A line of one point is a dot.
+    # Relative steps in tenths of a pixel halve the size of the path. A line of one point becomes a dot.
     places = [(round(10 * across(x)), round(10 * up(y))) for x, y in line]
     steps = [f'{_tenths(x - before[0])}{_joined(y - before[1])}' for before, (x, y) in zip(places, places[1:])]
     (x, y) = places[0]
@@ -137,7 +135,7 @@ def _tenths(number: int) -> str:
 
 
 def _joined(number: int) -> str:
-    """The second number of a pair; a minus parts it from the first."""
+    """Format the second number of a pair; a minus sign already separates it from the first."""
     return _tenths(number) if number < 0 else f' {_tenths(number)}'
 
 
@@ -150,7 +148,7 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
 
 
 def _vertical(low: float, high: float) -> Tuple[Callable[[float], float], List[float]]:
-    """Where a value is drawn, and which are named."""
+    """Return the scale of the y axis and the values of its ticks."""
     bottom, top = HEIGHT - _BOTTOM, _TOP
     if low > 0 and high / low >= _LOGARITHMIC:
         steps = [factor * 10.**power for power in range(-12, 13) for factor in (1, 2, 5)]
@@ -167,7 +165,7 @@ def _vertical(low: float, high: float) -> Tuple[Callable[[float], float], List[f
 
 
 def _round_ticks(low: float, high: float, count: int) -> List[float]:
-    """Round numbers from ``low`` to ``high``, at most one more than ``count``."""
+    """Return round numbers from ``low`` to ``high``, at most ``count + 1``."""
     rough = (high - low) / count
     power = 10.**math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

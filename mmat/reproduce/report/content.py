@@ -1,4 +1,4 @@
-"""What a report tells, before it is Markdown or a page."""
+"""The content of a report, collected before it is rendered as Markdown or HTML."""
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,31 +13,31 @@ from ..recipe import name_of
 from ..results import collect, summarise
 from ..run import Run
 from .curves import Curve, read_curve
-from .doubts import find_doubts
+from .warnings import find_warnings
 
-# What a run can be, as the report tells it.
+# The states of a run in a report.
 DONE, RUNNING, FAILED, INTERRUPTED, BLOCKED, WAITING = STATES = (
-    'done', 'running', 'failed', 'interrupted', 'waiting for a teacher that failed', 'not begun')
-# With fewer seeds than this nothing is put above anything else.
-_SEEDS_TO_ORDER = 3
+    'done', 'running', 'failed', 'interrupted', 'blocked by a failed teacher', 'not started')
+# No cell is marked as best with fewer seeds.
+_MIN_SEEDS_FOR_BEST = 3
 
 
 @dataclass(eq=False)
 class Cell:
-    """A number of the table.
+    """A cell of the table.
 
     Attributes:
-        row (str): Where it is,
-        column (str): and in which column.
-        published (float, optional): The number in print.
-        metric (str): What of a run's metrics it is.
-        runs (list[Run]): Those that are planned; none where this report leaves the cell out.
-        planned_epochs (int): The epochs of its config.
-        label (str): How it is called beside the others of its group.
-        summary (dict, optional): Of what is done, see :func:`~mmat.reproduce.results.summarise`.
-        curves (dict): Run -> its curve.
-        is_best (bool): Whether each of its seeds is better than every seed of the others of its group, teachers left
-            out, all of which are done with at least three seeds.
+        row (str): Its row.
+        column (str): Its column.
+        published (float, optional): The published number.
+        metric (str): The metric of the runs that it shows.
+        runs (list[Run]): The planned runs; empty if the report leaves the cell out.
+        planned_epochs (int): Number of epochs in its config.
+        label (str): Its name within its group.
+        summary (dict, optional): Summary of the finished runs, see :func:`~mmat.reproduce.results.summarise`.
+        curves (dict): Run -> its curves.
+        is_best (bool): Whether each of its seeds is better than every seed of the other cells of its group, teachers
+            excluded. All of them must be complete, with at least three seeds.
     """
     row: str
     column: str
@@ -56,18 +56,18 @@ class Cell:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether it was trained for as long as its config says."""
+        """Whether every run has as many epochs as its config."""
         return all(run.epochs == self.planned_epochs for run in self.runs)
 
 
 @dataclass(eq=False)
 class Group:
-    """Cells that are drawn together: a row; or a column, where all cells of a row are of the same trainings.
+    """Cells that share a figure: a row of the table, or a column if all cells of each row show the same runs.
 
     Attributes:
-        title (str): Its name; empty where it is all there is.
+        title (str): Its name; empty if it is the only group.
         cells (list[Cell]): In the recipe's order.
-        suffix (str): What its pictures' names end in.
+        suffix (str): Suffix of the file names of its figures.
     """
     title: str
     cells: List[Cell]
@@ -80,13 +80,13 @@ class Group:
 
 @dataclass
 class Scaling:
-    """Trainings that are shorter, or longer, than their configs say.
+    """Configs that were trained for more or fewer epochs than they say.
 
     Attributes:
-        epochs (int): How many they have,
-        planned (int): and how many their configs.
-        options (str): All that differs from the configs, as ``--cfg-options``.
-        names (list[str]): Of the configs.
+        epochs (int): Number of epochs trained.
+        planned (int): Number of epochs in the configs.
+        options (str): All settings that differ from the configs, as ``--cfg-options``.
+        names (list[str]): Names of the configs.
     """
     epochs: int
     planned: int
@@ -96,38 +96,37 @@ class Scaling:
 
 @dataclass
 class Content:
-    """All that is told.
+    """The content of a report.
 
     Attributes:
-        name (str): Of the recipe, with its
-        title (str), note (str) and
-        measure (str).
+        name (str): Name of the recipe.
+        title (str), note (str), measure (str): From the recipe.
         work_dir (Path): The table's folder.
-        made (str): When, UTC.
+        created (str): Date and time of the report, UTC.
         rows (list[str]), columns (list[str]): In the recipe's order.
         cells (dict): (row, column) -> cell.
-        groups (list[Group]): What is drawn together.
-        states (dict): Run -> one of :data:`STATES`, teachers without a cell included.
-        results (dict): Run -> what ``result.json`` says, of those that are done.
-        measured (list[dict]): The rows of ``results.csv``.
-        scalings (list[Scaling]): None where all is trained as its config says.
-        doubts (list[str]): Reasons not to compare the numbers with each other.
+        groups (list[Group]): Cells by figure.
+        states (dict): Run -> one of :data:`STATES`; includes teachers without a cell.
+        results (dict): Finished run -> content of its ``result.json``.
+        result_rows (list[dict]): The rows of ``results.csv``.
+        scalings (list[Scaling]): Empty if every run has as many epochs as its config.
+        warnings (list[str]): Reasons why results are not comparable with each other.
     """
     name: str
     title: str
     note: str
     measure: str
     work_dir: Path
-    made: str
+    created: str
     rows: List[str]
     columns: List[str]
     cells: Dict[tuple, Cell]
     groups: List[Group]
     states: Dict[Run, str]
     results: Dict[Run, dict]
-    measured: List[dict]
+    result_rows: List[dict]
     scalings: List[Scaling]
-    doubts: List[str]
+    warnings: List[str]
 
     @property
     def has_published(self) -> bool:
@@ -135,27 +134,27 @@ class Content:
 
     @property
     def counts(self) -> Dict[str, int]:
-        """State -> how many runs are in it, those without any left out."""
+        """State -> number of runs, for the states that occur."""
         counted = Counter(self.states.values())
         return {state: counted[state] for state in STATES if counted[state]}
 
     @property
-    def others(self) -> List[Run]:
-        """Trainings behind the table that are no cell of it: teachers."""
+    def other_teachers(self) -> List[Run]:
+        """Runs without a cell in the table, all of them teachers."""
         shown = {run for cell in self.cells.values() for run in cell.runs}
         return [run for run in self.states if run not in shown]
 
 
-def gather(name: str, recipe: Config, runs: Dict[str, List[Run]], work_dir: Path) -> Content:
-    """Read what there is to tell; arguments as of :func:`mmat.reproduce.report.write_report`."""
-    everyone = [run for group in runs.values() for run in group]
-    # First: what is done from now on is told by the next report.
-    results = {run: run.result for run in everyone}
+def collect_content(name: str, recipe: Config, runs: Dict[str, List[Run]], work_dir: Path) -> Content:
+    """Collect the content of a report; arguments as in :func:`mmat.reproduce.report.write_report`."""
+    all_runs = [run for group in runs.values() for run in group]
+    # Read the results once, so that a run that finishes meanwhile appears only in the next report.
+    results = {run: run.result for run in all_runs}
     results = {run: result for run, result in results.items() if result}
     done = {(run.name, run.seed) for run in results}
-    measured = [row for row in collect(name, recipe, runs) if (row['config'], row['seed']) in done]
-    summaries = summarise(measured)
-    logs = {run: run.progress() for run in everyone}
+    result_rows = [row for row in collect(name, recipe, runs) if (row['config'], row['seed']) in done]
+    summaries = summarise(result_rows)
+    logs = {run: run.progress() for run in all_runs}
     planned, cells = {}, {}
     for cell in recipe.cells:
         config = name_of(cell.config)
@@ -167,32 +166,32 @@ def gather(name: str, recipe: Config, runs: Dict[str, List[Run]], work_dir: Path
             summary=summaries.get((cell.row, cell.column)),
             curves={run: read_curve(logs[run], cell.metric, recipe.measure) for run in own})
     states: Dict[Run, str] = {}
-    for run in everyone:
+    for run in all_runs:
         states[run] = _state_of(run, results, states)
     groups = _group(cells)
     for group in groups:
-        _find_best(group.cells, recipe.measure)
+        _mark_best(group.cells, recipe.measure)
     return Content(
         name, recipe.title, recipe.note, recipe.measure, work_dir, time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
         list(dict.fromkeys(cell.row for cell in cells.values())),
-        list(dict.fromkeys(cell.column for cell in cells.values())), cells, groups, states, results, measured,
-        _find_scalings(everyone, planned), find_doubts(results))
+        list(dict.fromkeys(cell.column for cell in cells.values())), cells, groups, states, results, result_rows,
+        _find_scalings(all_runs, planned), find_warnings(results))
 
 
 def _state_of(run: Run, results: Dict[Run, dict], states: Dict[Run, str]) -> str:
     if run in results:
         return DONE
     try:
-        # To ask makes a lock where there is none.
+        # `is_running` would create a missing lock file.
         if (run.work_dir / 'lock').is_file() and run.is_running:
             return RUNNING
-    except OSError:  # a copy that cannot be written to: nobody trains there
+    except OSError:  # a read-only copy, where nothing is training
         pass
     if run.failure:
         return FAILED
     if run.record.get('attempts'):
         return INTERRUPTED
-    # Teachers come first.
+    # Teachers precede their students in `states`.
     return BLOCKED if run.teacher and states.get(run.teacher) in (FAILED, BLOCKED) else WAITING
 
 
@@ -213,11 +212,11 @@ def _group(cells: Dict[tuple, Cell]) -> List[Group]:
     return list(groups.values())
 
 
-def _find_best(cells: List[Cell], measure: str) -> None:
+def _mark_best(cells: List[Cell], measure: str) -> None:
     teachers = {run.teacher for cell in cells for run in cell.runs}
     students = [cell for cell in cells if not teachers.intersection(cell.runs)]
     if len(students) < 2 or not all(
-            cell.is_complete and len(cell.runs) >= _SEEDS_TO_ORDER for cell in students):
+            cell.is_complete and len(cell.runs) >= _MIN_SEEDS_FOR_BEST for cell in students):
         return
     sign = 1 if measure == 'error' else -1
     values = {cell: [sign * value for value in cell.summary['values'].values()] for cell in students}

@@ -1,46 +1,46 @@
-"""HTML and SVG, escaped by construction."""
+"""HTML and SVG elements whose text is always escaped."""
 import html
 import re
 
-# Nothing that a browser, or a reader of XML, may choke on: colours and bells of a terminal in a log.
+# Terminal colours and control characters, which are not valid in HTML and XML.
 _CONTROL = re.compile('\x1b\\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]')
 _VOID = ('br', 'img', 'meta')
 
 
 class Markup(str):
-    """Text that is markup already."""
+    """A string that is already markup."""
 
 
 def plain(text: object) -> str:
-    """Text without control characters."""
+    """Remove control characters from a text."""
     return _CONTROL.sub('', str(text))
 
 
 def escape(text: object) -> Markup:
-    """Any text as markup that shows it; markup as it is."""
+    """Escape a text; return markup unchanged."""
     return text if isinstance(text, Markup) else Markup(html.escape(plain(text)))
 
 
 def join(*children: object, between: str = '') -> Markup:
-    """Texts and markup in a row; what is None is left out."""
+    """Join texts and markup, skipping None."""
     return Markup(between.join(escape(child) for child in children if child is not None))
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """An element.
+    """Return an element.
 
     Args:
-        tag (str): Its name.
-        *children (str | Markup | None): What it holds; plain text is escaped.
-        **attributes: ``class_`` is ``class``, other underscores are hyphens; True is an attribute without a value, and
-            None none.
+        tag (str): Name of the element.
+        *children (str | Markup | None): Its content; plain text is escaped, None is skipped.
+        **attributes: ``class_`` means ``class``, other underscores become hyphens. True gives an attribute without a
+            value, None omits the attribute.
     """
-    words = [tag]
+    parts = [tag]
     for name, value in attributes.items():
         name = name.rstrip('_').replace('_', '-')
         if value is True:
-            words.append(name)
+            parts.append(name)
         elif value is not None:
-            words.append(f'{name}="{escape(value)}"')
-    opening = f'<{" ".join(words)}>'
+            parts.append(f'{name}="{escape(value)}"')
+    opening = f'<{" ".join(parts)}>'
     return Markup(opening) if tag in _VOID else Markup(f'{opening}{join(*children)}</{tag}>')

@@ -1,4 +1,4 @@
-"""A report as a page in one file: no script, no request, readable by light and by dark, on a phone and on paper."""
+"""Render a report as a self-contained HTML page without scripts, for light and dark mode, phones and print."""
 import base64
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
@@ -7,22 +7,34 @@ from ..run import Run
 from . import charts
 from .content import BLOCKED, DONE, FAILED, INTERRUPTED, RUNNING, WAITING, Cell, Content, Group
 from .elements import Markup, element, join
-from .facts import facts_of
 from .maps import Maps
-from .words import DAGGER, banner, count_runs, describe, describe_maps, failures, legend, scaling_words, time_spent
+from .run_details import run_details
+from .text import (
+    CURVES_CAPTION,
+    DAGGER,
+    MAPS_CAPTION,
+    cell_text,
+    legend,
+    list_failures,
+    maps_alt_text,
+    run_counts,
+    scaling_headline,
+    scaling_text,
+    total_time,
+)
 
 STYLE = (Path(__file__).parent / 'page.css').read_text()
-# Whatever a title or a log may hold: the browser fetches nothing and runs nothing.
+# The browser must not fetch or run anything that a title or a log contains.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STATE_CLASSES = {DONE: 'done', RUNNING: 'running', FAILED: 'failed', INTERRUPTED: 'interrupted', BLOCKED: 'blocked',
                   WAITING: 'waiting'}
-# What is told of each seed, also where it happens to be the same.
-_OF_A_SEED = {'seed', 'state', 'checkpoint', 'SHA-256', 'wall time', 'times begun', 'date'}
-_CODE = {'config', 'checkpoint', 'SHA-256', "teacher's SHA-256", 'commit', 'settings', 'command'}
+# Fields shown for each seed, even if they are equal.
+_SEED_FIELDS = {'seed', 'state', 'checkpoint', 'SHA-256', 'wall time', 'attempts', 'date'}
+_CODE_FIELDS = {'config', 'checkpoint', 'SHA-256', 'teacher SHA-256', 'commit', 'settings', 'command'}
 
 
 def render_html(content: Content, maps: Dict[Group, Maps]) -> str:
-    """The report, its pictures inside."""
+    """Render the report with its pictures embedded."""
     sections = [_results(content), _curves(content), _attention(content, maps), _failures(content)]
     head = element(
         'head', element('meta', charset='utf-8'),
@@ -44,22 +56,22 @@ def _status(content: Content) -> Markup:
     bar = [element('span', class_=_STATE_CLASSES[state], style=f'flex-grow:{count}')
            for state, count in content.counts.items()]
     return element('div', element('div', *bar, class_='bar', aria_hidden='true'),
-                   element('p', f'{count_runs(content)}. {time_spent(content)}'), class_='status')
+                   element('p', f'{run_counts(content)}. {total_time(content)}'), class_='status')
 
 
 def _warnings(content: Content) -> List[Markup]:
     parts = []
     if content.scalings:
-        items = [element('li', scaling_words(scaling, content), ' ', element(
+        items = [element('li', scaling_text(scaling, content), ' ', element(
             'details', element('summary', 'settings'), element('code', scaling.options)))
             for scaling in content.scalings]
-        parts.append(element('aside', element('h2', banner(content)), element('ul', *items), class_='banner',
-                             aria_label='Not the full trainings'))
-    if content.doubts:
+        parts.append(element('aside', element('h2', scaling_headline(content)), element('ul', *items), class_='banner',
+                             aria_label='Changed training length'))
+    if content.warnings:
         parts.append(element(
-            'aside', element('h2', 'Before you compare'),
-            element('ul', *(element('li', doubt) for doubt in content.doubts)), class_='doubts',
-            aria_label='Inconsistencies'))
+            'aside', element('h2', 'Warnings'),
+            element('ul', *(element('li', warning) for warning in content.warnings)), class_='warnings',
+            aria_label='Warnings'))
     return parts
 
 
@@ -69,22 +81,22 @@ def _results(content: Content) -> Markup:
     table = _lines(content) if len(content.columns) == 1 else _grid(content)
     return element('section', element('h2', 'Results'), table,
                    element('ul', *(element('li', line) for line in legend(content)), class_='legend'),
-                   *_teachers(content), aria_label='Results')
+                   *_other_teachers(content), aria_label='Results')
 
 
 def _lines(content: Content) -> Markup:
-    """A single column: a row a line."""
+    """Render a table of a single column, a line for each row."""
     titles = [f'{content.measure}, %: median', 'min to max', 'seeds',
               *(['published', 'difference'] if content.has_published else [])]
     rows = []
     for row in content.rows:
         cell = content.cells[row, content.columns[0]]
-        words = describe(cell, content)
-        texts = [_measured(words.measured, cell), words.range or '—', words.seeds]
+        text = cell_text(cell, content)
+        texts = [_measured(text.measured, cell), text.range or '—', text.seeds]
         if content.has_published:
-            texts += [_published(words.published), _difference(words.difference)]
+            texts += [_published(text.published), _difference(text.difference)]
         rows += [_row(element('th', row, scope='row', role='rowheader'), zip(titles, texts)),
-                 _origins([cell], len(titles) + 1, content)]
+                 _provenance_row([cell], len(titles) + 1, content)]
     return _table(['', *titles], rows, f'{content.title}: {content.measure}, %', 'lines')
 
 
@@ -94,19 +106,19 @@ def _grid(content: Content) -> Markup:
         cells = [content.cells.get((row, column)) for column in content.columns]
         rows += [_row(element('th', row, scope='row', role='rowheader'),
                       ((column, _stack(cell, content)) for column, cell in zip(content.columns, cells))),
-                 _origins([cell for cell in cells if cell], len(content.columns) + 1, content)]
+                 _provenance_row([cell for cell in cells if cell], len(content.columns) + 1, content)]
     return _table(['', *content.columns], rows, f'{content.title}: {content.measure}, %', 'grid')
 
 
 def _stack(cell: Optional[Cell], content: Content) -> Markup:
-    """What is measured, and below it what is published."""
+    """Render a cell: the measured numbers, and below them the published one."""
     if cell is None:
         return element('span', '—', class_='nothing')
-    words = describe(cell, content)
-    parts = [_measured(words.measured, cell), element('span', words.range, class_='range') if words.range else None,
-             element('span', words.seeds, class_='seeds')]
-    if words.published:
-        parts.append(element('span', _published(words.published), ' ', _difference(words.difference), class_='print'))
+    text = cell_text(cell, content)
+    parts = [_measured(text.measured, cell), element('span', text.range, class_='range') if text.range else None,
+             element('span', text.seeds, class_='seeds')]
+    if text.published:
+        parts.append(element('span', _published(text.published), ' ', _difference(text.difference), class_='print'))
     return join(*parts)
 
 
@@ -125,12 +137,12 @@ def _difference(text: str) -> Optional[Markup]:
     if not text:
         return None
     if text.endswith(DAGGER):
-        return element('span', text, class_='difference void', title='not comparable: a training of another length')
+        return element('span', text, class_='difference void', title='not comparable: different number of epochs')
     return element('span', text, class_='difference')
 
 
 def _table(titles: Sequence[str], rows: Sequence[Markup], caption: str, kind: str) -> Markup:
-    # On a phone rows become cards, and by that, for assistive technology, no longer rows: hence the roles.
+    # On phones, CSS turns rows into cards. The roles keep them rows for assistive technology.
     head = element('tr', *(element('th', title, scope='col', role='columnheader') if title else
                            element('td', role='cell') for title in titles), role='row')
     table = element('table', element('caption', caption), element('thead', head, role='rowgroup'),
@@ -144,47 +156,48 @@ def _row(header: Markup, cells) -> Markup:
         role='cell') for title, text in cells), role='row')
 
 
-# Where numbers are from
+# Provenance
 
-def _origins(cells: Sequence[Cell], span: int, content: Content) -> Markup:
-    """Below a row of the table: what is behind each of its numbers, folded away."""
+def _provenance_row(cells: Sequence[Cell], span: int, content: Content) -> Markup:
+    """Render the row below a row of the table: the provenance of its cells, collapsed."""
     single = len(content.columns) == 1
-    folded = [_origin('where from' if single else cell.column, cell.runs, content, cell) for cell in cells if cell.runs]
+    folded = [_provenance('provenance' if single else cell.column, cell.runs, content, cell)
+              for cell in cells if cell.runs]
     if folded and not single:
-        folded.insert(0, element('span', 'where from:'))
+        folded.insert(0, element('span', 'provenance:'))
     return element('tr', element('td', element('div', *folded, class_='folded'), colspan=span, role='cell'),
-                   class_='origins', role='row')
+                   class_='provenance', role='row')
 
 
-def _teachers(content: Content) -> List[Markup]:
-    if not content.others:
+def _other_teachers(content: Content) -> List[Markup]:
+    if not content.other_teachers:
         return []
-    return [element('div', element('p', 'Teachers that are no number of the table:'), *(
-        _origin(run.label, [run], content) for run in content.others), class_='folded')]
+    return [element('div', element('p', 'Teachers without a cell in the table:'), *(
+        _provenance(run.label, [run], content) for run in content.other_teachers), class_='folded')]
 
 
-def _origin(title: str, runs: Sequence[Run], content: Content, cell: Optional[Cell] = None) -> Markup:
-    """What all seeds have in common, then what each has of its own."""
-    facts = [facts_of(content, run, cell) for run in runs]
-    fields = list(dict.fromkeys(field for each in facts for field in each))
-    values = {field: list(dict.fromkeys(each[field] for each in facts if field in each)) for field in fields}
-    apart = len(runs) > 1 and {*_OF_A_SEED, content.measure}
-    own = [field for field in fields if field != 'command' and (len(values[field]) > 1 or apart and field in apart)]
-    parts = [element('dl', *(element('div', element('dt', field), element('dd', _fact(field, values[field][0])))
-                             for field in fields if field not in own and field != 'command'))]
-    if own:
-        head = element('tr', *(element('th', field, scope='col') for field in own))
-        rows = [element('tr', *(element('td', _fact(field, each[field]) if field in each else '—') for field in own))
-                for each in facts]
+def _provenance(title: str, runs: Sequence[Run], content: Content, cell: Optional[Cell] = None) -> Markup:
+    """Render the fields that all seeds share, then a table of the fields that differ."""
+    details = [run_details(content, run, cell) for run in runs]
+    fields = list(dict.fromkeys(field for each in details for field in each))
+    values = {field: list(dict.fromkeys(each[field] for each in details if field in each)) for field in fields}
+    by_seed = {*_SEED_FIELDS, content.measure} if len(runs) > 1 else set()
+    different = [field for field in fields if field != 'command' and (len(values[field]) > 1 or field in by_seed)]
+    parts = [element('dl', *(element('div', element('dt', field), element('dd', _value(field, values[field][0])))
+                             for field in fields if field not in different and field != 'command'))]
+    if different:
+        head = element('tr', *(element('th', field, scope='col') for field in different))
+        rows = [element('tr', *(element('td', _value(field, each[field]) if field in each else '—')
+                                for field in different)) for each in details]
         parts.append(element('div', element('table', element('thead', head), element('tbody', *rows)), class_='scroll',
                              role='region', aria_label=f'Seeds of {title}', tabindex='0'))
-    parts += [element('p', 'To do it again, in a checkout:'),
-              element('pre', element('code', '\n'.join(each['command'] for each in facts)), tabindex='0')]
-    return element('details', element('summary', title), element('div', *parts, class_='facts'))
+    parts += [element('p', 'To train again, run in a checkout:'),
+              element('pre', element('code', '\n'.join(each['command'] for each in details)), tabindex='0')]
+    return element('details', element('summary', title), element('div', *parts, class_='details'))
 
 
-def _fact(field: str, text: Optional[str]) -> Markup:
-    return element('code', text) if field in _CODE else join(text)
+def _value(field: str, text: Optional[str]) -> Markup:
+    return element('code', text) if field in _CODE_FIELDS else join(text)
 
 
 # Pictures
@@ -200,12 +213,11 @@ def _curves(content: Content) -> Optional[Markup]:
         figures.append(element(
             'figure', element('figcaption', element('h3', group.title)) if group.title else None,
             element('ul', *legend_items, class_='series-names'),
-            element('div', *charts.draw_panels(group, content.measure), class_='panels'), class_='card'))
+            element('div', *charts.draw_curves(group, content.measure), class_='panels'), class_='card'))
     if not figures:
         return None
     return element('section', element('h2', 'Curves'), element(
-        'p', 'A thin line is a seed, a thick one the median of the seeds that are done. The loss is that which was '
-        'minimised, with all terms of transfer: it tells seeds apart, not methods.'), *figures, aria_label='Curves')
+        'p', CURVES_CAPTION), *figures, aria_label='Curves')
 
 
 def _attention(content: Content, maps: Dict[Group, Maps]) -> Optional[Markup]:
@@ -216,10 +228,10 @@ def _attention(content: Content, maps: Dict[Group, Maps]) -> Optional[Markup]:
             continue
         parts = [element('figcaption', element('h3', group.title)) if group.title else None]
         if drawn.png:
-            words = describe_maps(drawn.networks, drawn.images)
-            # On a phone it scrolls, on a desktop it is seen whole.
+            alt = maps_alt_text(drawn.networks, drawn.images)
+            # Scrolls on a phone, fits on a desktop.
             style = f'width:clamp({0.42 * drawn.width:.0f}px,100%,{0.75 * drawn.width:.0f}px)'
-            image = element('img', src=f'data:image/png;base64,{base64.b64encode(drawn.png).decode()}', alt=words,
+            image = element('img', src=f'data:image/png;base64,{base64.b64encode(drawn.png).decode()}', alt=alt,
                             width=drawn.width, height=drawn.height, style=style)
             parts.append(element('div', image, class_='scroll paper', role='region', aria_label='Attention maps',
                                  tabindex='0'))
@@ -228,17 +240,17 @@ def _attention(content: Content, maps: Dict[Group, Maps]) -> Optional[Markup]:
     if not figures:
         return None
     return element('section', element('h2', 'Attention'), element(
-        'p', 'The first seed of each network; each map is stretched to its own range, from dark, where the network '
-        'looks least, to red.'), *figures, aria_label='Attention')
+        'p', f'{MAPS_CAPTION}, from dark (least attention) to red (most).'), *figures, aria_label='Attention')
 
 
 def _failures(content: Content) -> Optional[Markup]:
-    parts = [element('details', element('summary', label, element('span', how, class_='how')),
-                     element('pre', log, tabindex='0'), open=True) for label, how, log in failures(content)]
-    return element('section', element('h2', 'Failed'), element('p', 'The ends of their logs.'), *parts,
-                   class_='failed-runs', aria_label='Failed') if parts else None
+    parts = [element('details', element('summary', label, element('span', status, class_='exit')),
+                     element('pre', log, tabindex='0'), open=True) for label, status, log in list_failures(content)]
+    return element('section', element('h2', 'Failed runs'),
+                   element('p', 'The last log lines of each run.'), *parts, class_='failed-runs',
+                   aria_label='Failed runs') if parts else None
 
 
 def _footer(content: Content) -> Markup:
-    return element('footer', element('p', f'Made {content.made} from what lay on disk. ', element(
-        'code', 'results.csv'), ' beside this page has all numbers with their origin.'))
+    return element('footer', element('p', f'Created {content.created} from the files on disk. ', element(
+        'code', 'results.csv'), ' beside this page lists all numbers with their provenance.'))

@@ -1,4 +1,4 @@
-"""What the networks of a table look at, in the same test images."""
+"""Attention maps of the networks of a table, for the same test images."""
 import io
 import math
 import textwrap
@@ -13,22 +13,22 @@ from mmat.utils.zoo import find_config
 from ..run import Run
 from .content import Content, Group
 
-# Images of a picture, one below the other, and at most how many maps stand side by side, if no network has more.
+# Number of images, one below the other, and of maps side by side (more only if a single network has more).
 _IMAGES = 4
 _MAPS = 10
 
 
 @dataclass
 class Maps:
-    """The picture of a group.
+    """The attention maps of a group.
 
     Attributes:
-        png (bytes): Empty where there is none.
+        png (bytes): The picture; empty if there is none.
         width (int): In pixels.
         height (int): In pixels.
-        networks (list[str]): Whose attention it shows,
-        images (list[str]): and in images of which classes.
-        missing (list[str]): Why something is not shown, a sentence each.
+        networks (list[str]): Names of the networks shown.
+        images (list[str]): Classes of the images shown.
+        missing (list[str]): A sentence for each network that is not shown, with the reason.
     """
     png: bytes = b''
     width: int = 0
@@ -39,9 +39,9 @@ class Maps:
 
 
 def draw_maps(content: Content) -> Dict[Group, Maps]:
-    """A picture of each group's networks that are done, of their first seed, teachers first.
+    """Draw the attention maps of each group's finished networks: first seed, teachers first.
 
-    Where data or a checkpoint is not at hand, there is none, and it says why.
+    If the data or a checkpoint is missing, the result gives the reason instead.
     """
     drawn: Dict[Group, Maps] = {}
     pictures: dict = {}
@@ -49,7 +49,7 @@ def draw_maps(content: Content) -> Dict[Group, Maps]:
     for group in content.groups:
         networks = _networks(group, content)
         drawn[group] = Maps()
-        # Columns may be numbers of the same trainings, and a row have nothing yet but the student of another.
+        # Skip a group whose networks have all been shown: columns may share runs, and rows may share a student.
         if not any(set(networks.values()) <= runs for runs in [set(), *shown]):
             _draw(networks, content, pictures, drawn[group])
             shown.append(set(networks.values()))
@@ -57,20 +57,20 @@ def draw_maps(content: Content) -> Dict[Group, Maps]:
 
 
 def _networks(group: Group, content: Content) -> Dict[str, Run]:
-    """Name -> run, of what is to be looked at."""
-    networks, taught = {}, {}
+    """Return name -> run of the networks to show."""
+    networks, teachers = {}, {}
     for cell in group.cells:
         if cell.runs and cell.runs[0] in content.results:
             networks[cell.label] = cell.runs[0]
         for run in cell.runs[:1]:
             if run.teacher in content.results:
-                taught.setdefault(run.teacher, f'teacher {run.teacher.name}' if taught else 'teacher')
+                teachers.setdefault(run.teacher, f'teacher {run.teacher.name}' if teachers else 'teacher')
     own = {run: label for label, run in networks.items()}
-    return {**{own.get(run, name): run for run, name in taught.items()}, **networks}
+    return {**{own.get(run, name): run for run, name in teachers.items()}, **networks}
 
 
 def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps) -> None:
-    # Here: these take seconds to import, and a table of which nothing is done needs none of them.
+    # These take seconds to import, and a table without finished runs does not need them.
     from mmat.apis import get_model
     from mmat.models.denormalize import denormalize
     from mmat.tooling.comparison import compare_attention
@@ -79,29 +79,29 @@ def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps
         file = run.work_dir / content.results[run]['checkpoint']
         try:
             if not file.is_file():
-                raise FileNotFoundError(f'its checkpoint {file.name} is not there any more')
+                raise FileNotFoundError(f'checkpoint {file.name} is missing')
             models[label] = get_model(run.config, pretrained=str(file)), None
-        except Exception as error:  # whatever is wrong with one checkpoint, the report is of all
+        except Exception as error:  # a damaged checkpoint must not prevent the report
             maps.missing.append(f'{label} is not shown: {_first_line(error)}')
     if not models:
         return
     try:
         run = networks[next(iter(models))]
         config = Config.fromfile(find_config(run.config))
-        config.merge_from_dict(run.options)  # such as where the data lies
+        config.merge_from_dict(run.options)  # such as the location of the data
         images, titles = _images(config, pictures)
         first, _ = next(iter(models.values()))
         shown = denormalize(first.data_preprocessor, dict(inputs=images))
         attention = compare_attention(models, images)
         maps.png, maps.width, maps.height = _render(shown, attention, titles)
-    except Exception as error:  # each dataset has its own way of not being there
-        maps.missing.append(f'No attention is shown: {_first_line(error)}')
+    except Exception as error:  # datasets raise different errors for missing files
+        maps.missing.append(f'No attention maps: {_first_line(error)}')
         return
     maps.networks, maps.images = list(models), titles
 
 
 def _images(config: Config, pictures: dict) -> tuple:
-    """Test images and their classes, read once for all groups of one dataset."""
+    """Return test images and their classes, read once for all groups of a dataset."""
     from mmat.tooling.comparison import pictures_from_dataset
     key = str(config.test_dataloader.dataset)
     if key not in pictures:
@@ -110,7 +110,7 @@ def _images(config: Config, pictures: dict) -> tuple:
 
 
 def _render(images, attention: Dict[str, dict], titles: List[str]) -> Tuple[bytes, int, int]:
-    """A PNG, and its size: some networks beside each other, the next ones below."""
+    """Return a PNG, its width and its height; networks that do not fit in a line continue below."""
     from PIL import Image
 
     from mmat.visualization import render_attention_grid
@@ -129,19 +129,19 @@ def _render(images, attention: Dict[str, dict], titles: List[str]) -> Tuple[byte
         whole[top:top + len(grid), :grid.shape[1]] = grid
         top += len(grid)
     file = io.BytesIO()
-    # A palette: a third of the bytes, and no difference to the eye.
+    # A palette needs a third of the bytes, without a visible difference.
     Image.fromarray(whole).quantize(256, dither=Image.Dither.NONE).save(file, 'PNG', optimize=True)
     return file.getvalue(), whole.shape[1], whole.shape[0]
 
 
 def _title(name: str, layers: int) -> str:
-    """A network's name in as much room as its maps have."""
+    """Shorten a network's name to the width of its maps."""
     lines = textwrap.wrap(name, 13 * layers + 2, max_lines=2, placeholder='…')
     return _literal('\n'.join(lines))
 
 
 def _literal(text: str) -> str:
-    """For matplotlib, to which dollars are the beginning of a formula."""
+    """Escape dollar signs, which start a formula in matplotlib."""
     return text.replace('$', r'\$')
 
 
