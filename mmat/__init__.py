@@ -3,7 +3,7 @@ import warnings
 
 from .version import __version__
 
-# mmcv-lite says at import that it lacks an operator of detection transformers, which nothing here uses.
+# mmcv-lite warns about a missing operator for detection transformers, which mmat does not use.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 _APIS = ('AttentionInferencer', 'get_model', 'inference_model', 'list_models')
@@ -12,7 +12,7 @@ __all__ = ['__version__', *_APIS]
 
 
 def __getattr__(name):
-    # Lazy, so that ``from mmat.attention import ...`` needs nothing but torch.
+    # Imported lazily, so that ``from mmat.attention import ...`` needs torch only.
     if name in _APIS:
         from . import apis
         return getattr(apis, name)

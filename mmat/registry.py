@@ -1,7 +1,7 @@
-"""mmat's nodes of mmengine's registries.
+"""mmat's registries, children of mmengine's.
 
-``locations`` let a registry import its modules by itself, so that a config with ``mmat.`` prefixes builds from any
-scope (mmpretrain's tools, a downstream repository) without ``custom_imports``.
+A registry imports its ``locations`` on first use, so a config with ``mmat.`` prefixes builds in any scope (mmpretrain's
+tools, a downstream repository) without ``custom_imports``.
 """
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
@@ -17,17 +17,17 @@ __all__ = ['DATASETS', 'EVALUATORS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 
 
 # Datasets.
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, locations=['mmat.datasets'])
-# What hands predictions to metrics.
+# Evaluators, which pass predictions to metrics.
 EVALUATORS = Registry('evaluator', parent=MMENGINE_EVALUATOR, locations=['mmat.evaluation'])
 # Collate functions.
 FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, locations=['mmat.datasets'])
-# Hooks of the training process.
+# Hooks of the runner.
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, locations=['mmat.engine'])
-# What is measured on a test set.
+# Metrics.
 METRICS = Registry('metric', parent=MMENGINE_METRICS, locations=['mmat.evaluation'])
 # Backbones, attention necks, heads, attention transfer heads, distillers and data preprocessors.
 MODELS = Registry('model', parent=MMENGINE_MODELS, locations=['mmat.models'])
-# Precision.
+# Optimizer wrappers, which set the precision.
 OPTIM_WRAPPERS = Registry('optimizer_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, locations=['mmat.engine'])
-# Steps of the pipelines of datasets that are read image by image.
+# Transforms in the pipelines of datasets that load single images.
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, locations=['mmat.datasets'])

@@ -79,8 +79,8 @@ def _wide_resnet(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
 def _imagenet_student(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
     blocks = [count_blocks(state, f'group{group}.block') for group in range(4)]
     if blocks == [3, 4, 6, 5]:
-        raise CheckpointError('Cannot convert depth 34 of imagenet.py: it has 3, 4, 6 and 5 blocks, a ResNet-34 has 3, 4, '
-                              '6 and 3.')
+        raise CheckpointError('Cannot convert depth 34 of imagenet.py: it has 3, 4, 6 and 5 blocks, a ResNet-34 has 3, '
+                              '4, 6 and 3.')
     keys = {'conv0': 'backbone.conv1.weight', **_bn_keys('bn0', 'backbone.bn1')}
     projections = {}
     for source, target, bn in resnet_convs(blocks, bottleneck=False):

@@ -1,4 +1,4 @@
-"""Hands predictions to metrics by the batch."""
+"""An evaluator that passes whole batches to metrics."""
 from typing import Any, Optional, Sequence, Union
 
 from mmengine.evaluator import Evaluator
@@ -10,24 +10,24 @@ from mmat.registry import EVALUATORS
 
 @EVALUATORS.register_module()
 class BatchEvaluator(Evaluator):
-    """mmengine's evaluator, which gives a :class:`mmat.datasets.BatchedSamples` whole to metrics that can take it.
+    """mmengine's evaluator with whole batches for metrics that support them.
 
-    Those have a method ``process_batch(data_batch, data_samples)``; :class:`mmat.evaluation.Accuracy` does. Any other
-    gets a dict for each image, as from mmengine's, and so do all where the predictions come as a list of DataSamples,
-    or where somebody has written others on the DataSamples of a batch.
+    A :class:`mmat.datasets.BatchedSamples` is passed to metrics with a method ``process_batch(data_batch,
+    data_samples)``, such as :class:`mmat.evaluation.Accuracy`. Other metrics get a dict for each image, as in mmengine.
+    All metrics get dicts if the predictions are a list of DataSamples, or if the DataSamples of a batch were changed.
 
     Args:
-        metrics (dict | BaseMetric | Sequence): As mmengine's takes them.
+        metrics (dict | BaseMetric | Sequence): Metrics or their configs.
     """
 
     def process(self,
                 data_samples: Union[BatchedSamples, Sequence[BaseDataElement]],
                 data_batch: Optional[Any] = None) -> None:
-        """Hand the predictions of a batch to each metric.
+        """Pass the predictions of a batch to each metric.
 
         Args:
             data_samples (BatchedSamples | Sequence[BaseDataElement]): Predictions and labels.
-            data_batch (Any, optional): What the loader gave. Defaults to None.
+            data_batch (Any, optional): Batch from the data loader. Defaults to None.
         """
         if not isinstance(data_samples, BatchedSamples) or not data_samples.untouched():
             return super().process(data_samples, data_batch)

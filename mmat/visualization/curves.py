@@ -1,4 +1,4 @@
-"""Curves over a training, one panel above the other."""
+"""Curves over a training run, in stacked panels."""
 from dataclasses import dataclass
 from typing import Dict, Sequence, Tuple
 
@@ -7,12 +7,12 @@ import numpy as np
 
 @dataclass
 class Panel:
-    """Curves on one scale.
+    """Curves that share a vertical axis.
 
     Attributes:
-        title (str): What is drawn, beside the axis.
-        curves (dict): Label -> where and what, two arrays of one length.
-        stairs (bool): Whether a value stays until the next one. Defaults to False, straight lines between.
+        title (str): Label of the vertical axis.
+        curves (dict): Label -> x and y, two arrays of the same length.
+        stairs (bool): Hold each value until the next one. Defaults to False, straight lines.
     """
     title: str
     curves: Dict[str, Tuple[np.ndarray, np.ndarray]]
@@ -20,8 +20,8 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel], xlabel: str, title: str = ''):
-    """A matplotlib figure of the panels over one axis of time; save it with ``figure.savefig``."""
-    # The Agg canvas alone: no display, and pyplot's global state stays as the caller has it.
+    """Draw panels above each other with a common horizontal axis and return the matplotlib figure."""
+    # The Agg canvas needs no display and does not change pyplot's global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -29,12 +29,12 @@ def draw_panels(panels: Sequence[Panel], xlabel: str, title: str = ''):
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for panel, axes in zip(panels, rows):
-        for label, (places, values) in panel.curves.items():
-            axes.plot(places, values, label=label, linewidth=1.2, marker='' if len(values) > 1 else 'o',
+        for label, (x, y) in panel.curves.items():
+            axes.plot(x, y, label=label, linewidth=1.2, marker='' if len(y) > 1 else 'o',
                       drawstyle='steps-post' if panel.stairs else 'default')
         axes.set_ylabel(panel.title)
         axes.grid(alpha=0.3)
-        # Once for all panels where they have the same curves.
+        # One legend for all panels with the same curves.
         if len(panel.curves) > 1 and (panel is panels[0] or list(panel.curves) != list(panels[0].curves)):
             axes.legend(fontsize=8)
     rows[-1].set_xlabel(xlabel)

@@ -1,4 +1,4 @@
-"""Pictures in rows, each under its title."""
+"""Grids of pictures with titles."""
 import math
 from typing import Sequence
 
@@ -7,16 +7,16 @@ import numpy as np
 
 def draw_picture_grid(cells: Sequence[Sequence[np.ndarray]], titles: Sequence[str], caption: str = '',
                       columns: int = 0):
-    """A matplotlib figure of pictures, or groups of them side by side; save it with ``figure.savefig``.
+    """Draw cells of one or more pictures in a grid and return the matplotlib figure.
 
     Args:
-        cells (Sequence[Sequence[np.ndarray]]): Groups of pictures, equally many in each; RGB, shape (H, W, 3), uint8 or
-            floats in [0, 1].
-        titles (Sequence[str]): What to write over each group.
-        caption (str): What to write below. Defaults to '', nothing.
-        columns (int): Groups in a row. Defaults to 0: about as many as make a square.
+        cells (Sequence[Sequence[np.ndarray]]): Pictures of each cell, the same number in every cell; RGB of shape
+            (H, W, 3), uint8 or floats in [0, 1].
+        titles (Sequence[str]): Title above each cell.
+        caption (str): Text below the grid. Defaults to ''.
+        columns (int): Cells in a row. Defaults to 0, for an approximately square grid.
     """
-    # The Agg canvas alone: no display, and pyplot's global state stays as the caller has it.
+    # The Agg canvas needs no display and does not change pyplot's global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -29,14 +29,14 @@ def draw_picture_grid(cells: Sequence[Sequence[np.ndarray]], titles: Sequence[st
     below = 0.3 / figure.get_figheight()
     grid = figure.add_gridspec(rows, columns, left=0.02, right=0.98, bottom=below,
                                top=1 - 0.3 / figure.get_figheight(), wspace=0.1, hspace=0.1 + 0.12 * lines)
-    for index, (group, title) in enumerate(zip(cells, titles)):
+    for index, (cell, title) in enumerate(zip(cells, titles)):
         inner = grid[index // columns, index % columns].subgridspec(1, width, wspace=0.04)
-        for place, picture in enumerate(group):
-            axes = figure.add_subplot(inner[0, place])
+        for column, picture in enumerate(cell):
+            axes = figure.add_subplot(inner[0, column])
             axes.imshow(picture, interpolation='nearest')
             axes.set_axis_off()
-            if place == 0:
-                # Over the middle of its group.
+            if column == 0:
+                # Above the middle of the cell.
                 axes.annotate(title, (width / 2, 1.03), xycoords='axes fraction', ha='center', va='bottom', fontsize=7)
     if caption:
         figure.text(0.5, 0.3 * below, caption, ha='center', fontsize=7, color='0.35')

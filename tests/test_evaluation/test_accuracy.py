@@ -9,16 +9,17 @@ from mmengine.evaluator import Evaluator
 from mmpretrain.evaluation import Accuracy as MMPretrainAccuracy
 
 from mmat.datasets import BatchedSamples
+from mmat.errors import ConfigError, DataError
 from mmat.evaluation import Accuracy, BatchEvaluator
 
 NAN = float('nan')
-# An image a row. The label is the highest, the second, the third score; the highest, but not positive; NaN.
+# One image per row. The label has the highest, second, third score; the highest, but negative; NaN.
 SCORES = torch.tensor([[.9, .05, .05], [.3, .6, .1], [.2, .3, .5], [-3, -1, -2], [.1, NAN, .2]])
 LABELS = torch.tensor([0, 0, 0, 1, 1])
 
 
 def by_batch(metric, batch_sizes=(2, 3), scores=SCORES, labels=LABELS, **fields):
-    """What a metric says of predictions that it is given batch by batch."""
+    """Evaluate a metric on predictions processed in batches."""
     evaluator = BatchEvaluator(metric)
     fields = dict(fields, gt_label=labels, **({} if scores is None else dict(pred_score=scores)))
     for parts in zip(*(value.split(batch_sizes) for value in fields.values())):
@@ -32,7 +33,7 @@ def by_image(metric, scores=SCORES, labels=LABELS):
     return evaluator.evaluate(len(labels))
 
 
-# By hand: NaN is torch's highest, and above no threshold.
+# By hand: torch ranks NaN highest, and NaN is above no threshold.
 @pytest.mark.parametrize('options, expected', [
     (dict(), {'accuracy/top1': 1 / 5}),
     (dict(thrs=None), {'accuracy/top1': 3 / 5}),
@@ -50,11 +51,11 @@ def test_by_hand(options, expected, measure):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize('options', [dict(topk=(1, )), dict(topk=(5, 1, 2), thrs=(-.5, 0., None)), dict(thrs=None)])
-def test_it_is_mmpretrains_to_the_bit(options, dtype):
+def test_bit_identical_to_mmpretrain(options, dtype):
     generator = torch.Generator().manual_seed(0)
-    # Few values, so that many are equal: who of them is highest is up to torch, and the same for both.
+    # Few distinct values produce many ties, which torch breaks in the same way for both metrics.
     scores = torch.randint(-4, 5, (997, 7), generator=generator) / 4
-    # In double precision they differ, but that is not what they are measured in.
+    # They differ in float64 only, but metrics use float32.
     scores = (scores.double() + 1e-12 * torch.randn(997, 7, generator=generator)).to(dtype)
     scores[torch.rand(997, 7, generator=generator) < 0.05] = NAN
     labels = torch.randint(0, 7, (997, ), generator=generator)
@@ -66,13 +67,13 @@ def test_it_is_mmpretrains_to_the_bit(options, dtype):
 
 def test_of_predicted_labels():
     fields = dict(scores=None, labels=torch.tensor([2, 1, 1]), pred_label=torch.tensor([2, 0, 1]))
-    # mmpretrain's calls it so whatever topk is.
+    # mmpretrain names the result top1 for any topk.
     found = by_batch(Accuracy(topk=(5, )), 1, **fields)
     assert found == by_batch(MMPretrainAccuracy(topk=(5, )), 1, **fields)
     assert found == {'accuracy/top1': pytest.approx(200 / 3)}
 
 
-def test_each_epoch_is_measured_anew():
+def test_each_epoch_starts_from_zero():
     evaluator = BatchEvaluator(Accuracy())
     for label, expected in ((1, 100.), (0, 0.)):
         evaluator.process(BatchedSamples(torch.tensor([label]), pred_score=torch.tensor([[.2, .8]])))
@@ -87,8 +88,8 @@ def test_images_beyond_the_dataset_do_not_count():
 
 
 @pytest.mark.parametrize('process', ['process', 'process_batch'])
-def test_nothing_is_read_before_the_end(process):
-    # 'meta' stands for an accelerator: whoever reads a value of it fails.
+def test_nothing_is_copied_before_the_end(process):
+    # 'meta' stands for an accelerator: reading a value fails.
     batch = BatchedSamples(LABELS, pred_score=SCORES).to('meta')
     given = batch if process == 'process_batch' else [sample.to_dict() for sample in batch]
     metric = Accuracy(topk=(1, 2), thrs=(None, .5))
@@ -98,31 +99,31 @@ def test_nothing_is_read_before_the_end(process):
         metric.evaluate(5)
 
 
-def test_labels_may_be_elsewhere():
+def test_labels_may_be_on_another_device():
     metric = Accuracy()
     metric.process_batch(None, BatchedSamples(LABELS, pred_score=SCORES.to('meta')))
     assert metric.results[0].device.type == 'meta'
 
 
-@pytest.mark.parametrize('fields, message', [
-    (dict(), 'needs pred_score or pred_label of each image'),
-    (dict(pred_score=SCORES), r'topk=\(1, 4\) .*the highest 4 scores, but there are 3 classes'),
-    (dict(pred_score=SCORES[:3]), 'one label for each prediction, got 5 for 3'),
+@pytest.mark.parametrize('fields, error, message', [
+    (dict(), ConfigError, '`pred_score`.*`pred_label`'),
+    (dict(pred_score=SCORES), ConfigError, r'topk=\(1, 4\) .* 3 classes.*val_evaluator .*test_evaluator'),
+    (dict(pred_score=SCORES[:3]), DataError, '5 labels .*3 predictions'),
 ])
-def test_refuses(fields, message):
-    with pytest.raises(ValueError, match=message):
+def test_refuses(fields, error, message):
+    with pytest.raises(error, match=message):
         Accuracy(topk=(1, 4)).process_batch(None, BatchedSamples(LABELS, **fields))
 
 
 # Several processes
 
 PROCESSES = 3
-# Of seven images two of three processes have one twice; of six none; of two, one has another's.
+# With three processes, two images of seven are repeated, none of six, one of two.
 SIZES = (7, 6, 2)
 
 
 def images(size):
-    """All are right but the first and the last; the first ones are those that are dealt again."""
+    """All are correct except the first and the last. Samplers repeat the first ones."""
     scores = torch.eye(4)[torch.arange(size) % 4] + torch.tensor([.2, .1, .1, .1])
     labels = torch.arange(size) % 4
     labels[[0, -1]] = (labels[[0, -1]] + 1) % 4
@@ -150,17 +151,17 @@ def in_processes(rank, folder, port):
 
 
 def test_several_processes_measure_what_one_does(tmp_path, monkeypatch):
-    # mmengine's exchange leaves a folder.
+    # mmengine leaves a folder behind.
     monkeypatch.chdir(tmp_path)
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    # Others would import everything anew, which takes longer than what they do.
+    # Spawned processes would import everything again, which takes longer than the test.
     mp.start_processes(in_processes, (str(tmp_path), port), nprocs=PROCESSES, start_method='fork')
     results = [torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(PROCESSES)]
     assert results[0] == results[1] == results[2]
     assert len(results[0]) == 4 * len(SIZES)
     for size, found in results[0]:
-        # The images that are wrong are two of them, however often they were dealt.
+        # Two images are wrong, however often they were repeated.
         assert found['accuracy/top1'] == pytest.approx(100 * (size - 2) / size)
         assert all(found[f'accuracy/top{k}'] == found[f'theirs/top{k}'] for k in (1, 2))

@@ -22,7 +22,7 @@ def batch():
 
 
 class Recorder(BaseMetric):
-    """Keeps what it is given."""
+    """A metric that keeps its inputs."""
 
     default_prefix = 'recorder'
 
@@ -40,7 +40,7 @@ class BatchRecorder(Recorder):
         self.results.append((data_batch, data_samples))
 
 
-def test_each_metric_gets_what_it_can_take():
+def test_each_metric_gets_the_form_that_it_supports():
     whole, one, other = BatchRecorder(), Recorder(), Recorder(prefix='other')
     samples, loaded = batch(), dict(inputs=3)
     evaluator = BatchEvaluator([one, whole, other])
@@ -60,38 +60,38 @@ def test_each_metric_gets_what_it_can_take():
     assert evaluator.evaluate(3) == {'recorder/batches': 1, 'batch_recorder/batches': 1, 'other/batches': 1}
 
 
-def test_samples_are_made_for_none_that_takes_batches(monkeypatch):
-    monkeypatch.setattr(BatchedSamples, '__iter__', lambda self: pytest.fail('samples were made'))
+def test_no_samples_are_created_for_metrics_that_take_batches(monkeypatch):
+    monkeypatch.setattr(BatchedSamples, '__iter__', lambda self: pytest.fail('samples were created'))
     evaluator = BatchEvaluator([Accuracy(), BatchRecorder()])
     evaluator.process(batch())
     assert evaluator.metrics[0].evaluate(3) == {'accuracy/top1': pytest.approx(200 / 3)}
 
 
 @pytest.mark.parametrize('samples', [list(batch()), [sample.to_dict() for sample in batch()]], ids=['samples', 'dicts'])
-def test_lists_are_taken_as_mmengine_takes_them(samples):
+def test_lists_are_processed_as_in_mmengine(samples):
     metrics = [Accuracy(), BatchRecorder()]
     BatchEvaluator(metrics).process(samples)
     assert [type(each) for each in metrics[1].results[0][1]] == [dict] * 3
     assert metrics[0].evaluate(3) == {'accuracy/top1': pytest.approx(200 / 3)}
 
 
-def test_what_was_written_on_the_samples_counts():
+def test_changes_to_samples_count():
     samples = batch()
-    # As a classifier of somebody's may, before it gives the batch back.
+    # As a custom classifier may do before it returns the batch.
     samples[2].set_pred_score(torch.tensor([0., 0., 1.]))
     evaluator = BatchEvaluator(Accuracy())
     evaluator.process(samples)
     assert evaluator.evaluate(3) == {'accuracy/top1': 100.}
 
 
-def test_looking_at_samples_changes_nothing():
+def test_reading_samples_changes_nothing():
     samples, metric = batch(), BatchRecorder()
     assert samples[-1].sample_idx == 6 and len(list(samples)) == 3
     BatchEvaluator(metric).process(samples)
     assert metric.results[0][1] is samples
 
 
-def test_other_metrics_of_mmpretrains():
+def test_other_metrics_of_mmpretrain():
     metrics = [ConfusionMatrix(), SingleLabelMetric(average=None), Accuracy(), MMPretrainAccuracy(prefix='theirs')]
     evaluator = BatchEvaluator(metrics)
     evaluator.dataset_meta = dict(classes=('a', 'b', 'c'))
@@ -103,7 +103,7 @@ def test_other_metrics_of_mmpretrains():
     assert metrics[2].dataset_meta == dict(classes=('a', 'b', 'c'))
 
 
-def test_predictions_of_a_file_are_measured_too():
+def test_offline_evaluation():
     dicts = [sample.to_dict() for sample in batch()]
     assert BatchEvaluator(Accuracy()).offline_evaluate(dicts) == {'accuracy/top1': pytest.approx(200 / 3)}
 
@@ -122,12 +122,12 @@ def test_builds_from_any_scope(scope):
 # In a run
 
 class HostReads(TorchDispatchMode):
-    """Counts what waits for an accelerator: values that are read, and copies of tensors to the host."""
+    """Counts synchronizations with an accelerator: reads of values and copies of tensors to the host."""
 
     def __init__(self, monkeypatch):
         super().__init__()
         self.count = 0
-        # On the CPU a tensor is its own copy, which no operator tells of.
+        # On the CPU a tensor is its own copy, which no operator shows.
         for name in ('cpu', 'tolist', 'numpy'):
             self._count_calls(monkeypatch, name)
 
@@ -159,18 +159,18 @@ def host_reads(runner, monkeypatch):
     return reads.count
 
 
-def test_the_host_waits_as_often_however_many_the_images(make_runner, network_config, monkeypatch):
+def test_synchronizations_do_not_depend_on_the_number_of_images(make_runner, network_config, monkeypatch):
     found = [host_reads(validation_run(make_runner, network_config, BATCHES, count), monkeypatch)
              for count in (20, 40, 160)]
-    # Once for the metrics; the rest are the sampler's and the random states'.
+    # One for the metrics, the rest for the sampler and RNG states.
     assert found[0] == found[1] == found[2] < 20
-    # The counter sees what it should not find above.
+    # Verify the counter with mmpretrain's metric.
     theirs = [host_reads(validation_run(make_runner, network_config, dict(type='mmpretrain.Accuracy'), count),
                          monkeypatch) for count in (20, 40)]
     assert theirs[1] - theirs[0] == 2 * 20
 
 
-def test_no_sample_is_made_but_the_one_that_mmengine_looks_at(make_runner, network_config, monkeypatch):
+def test_one_sample_is_created_per_batch_which_mmengine_reads(make_runner, network_config, monkeypatch):
     made = []
     monkeypatch.setattr(DataSample, '__init__', lambda self, **kwargs: (
         made.append(1), super(DataSample, self).__init__(**kwargs))[0])
@@ -197,5 +197,5 @@ def test_every_way_through_a_run_gives_the_same(head, make_runner, network_confi
         runner.train()
         found.add(runner.message_hub.get_scalar('val/accuracy/top1').current())
     assert len(found) == 1 and 0 < found.pop() < 100
-    # Hooks that look at predictions find them.
+    # Hooks find the predictions.
     assert len(list((tmp_path / 'seen').glob('*'))) == 3

@@ -15,11 +15,11 @@ def test_the_picture_shows_every_map(tmp_path):
     draw_attention_grid(images, dict(teacher=dict(a=maps, b=maps), student=dict(a=maps)), path, ['one', 'two'], 'below')
     picture = np.asarray(Image.open(path).convert('RGB')).astype(int)
     red = (picture == [255, 0, 0]).all(-1)
-    # The red image, once; its overlays are blends.
+    # The red image appears once; its overlays are blends.
     rows, columns = np.where(red)
     side = columns.max() - columns.min() + 1
     assert red.sum() == side * (rows.max() - rows.min() + 1)
-    # Three maps and the image in each of two rows: about eight such squares are not white.
+    # Three maps and the image in each of two rows: about eight squares are not white.
     assert (picture != 255).any(-1).sum() > 7.5 * side**2
 
 
@@ -35,10 +35,10 @@ def test_the_bottom_of_the_ramp_is_dark_and_the_top_is_red(tmp_path):
 @pytest.mark.parametrize('networks, titles, caption', [
     (dict(net=1), (), ''),
     (dict(student=2, teacher=1), ['one', 'two', 'three'], 'below'),
-    # Nothing learned and no stages: the images alone.
+    # No attention maps: the images alone.
     ({}, (), ''),
 ])
-def test_the_array_is_the_picture_that_is_drawn(networks, titles, caption, tmp_path):
+def test_the_array_equals_the_file(networks, titles, caption, tmp_path):
     torch.manual_seed(0)
     images = torch.rand(3, 3, 8, 8)
     attention = {name: {f'map{i}': torch.rand(3, 4, 4) for i in range(count)} for name, count in networks.items()}
@@ -47,18 +47,18 @@ def test_the_array_is_the_picture_that_is_drawn(networks, titles, caption, tmp_p
     assert array.dtype == np.uint8
     np.testing.assert_array_equal(array, np.asarray(Image.open(tmp_path / 'grid.png').convert('RGB')))
     np.testing.assert_array_equal(array, render_attention_grid(images, attention, titles, caption))
-    # The caller's own, whatever the canvas does next.
+    # A copy, independent of the canvas.
     assert array.base is None and array.flags.writeable
 
 
-def test_what_is_rendered_is_rgb():
+def test_the_array_is_rgb():
     images = torch.tensor([1., 0.5, 0.]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     array = render_attention_grid(images, {}).reshape(-1, 3)
     colours = {tuple(colour) for colour in array.tolist()}
     assert {(255, 255, 255), (255, 127, 0)} <= colours and not {(0, 127, 255), (255, 0, 127)} & colours
 
 
-def test_titles_and_the_caption_are_written():
+def test_titles_and_caption_are_drawn():
     images, attention = torch.zeros(1, 3, 8, 8), dict(net=dict(layer=torch.rand(1, 4, 4)))
     plain = render_attention_grid(images, attention)
     for words in (dict(titles=['dog']), dict(caption='below')):
