@@ -11,6 +11,7 @@ from PIL import Image
 import mmat.engine.hooks.attention_visualization_hook as module
 from mmat.datasets import Digits
 from mmat.engine import AttentionVisualizationHook
+from mmat.errors import ConfigError, LayerError, UserError
 from mmat.models import build_network, get_attention_maps
 
 MEAN, STD = [125.3, 123.0, 113.9], [63.0, 62.1, 66.7]
@@ -18,7 +19,7 @@ MEAN, STD = [125.3, 123.0, 113.9], [63.0, 62.1, 66.7]
 
 @VISBACKENDS.register_module(force=True)
 class Recorder(BaseVisBackend):
-    """Keeps the pictures that it is sent."""
+    """Stores the images that it receives."""
 
     def __init__(self, save_dir=None):
         super().__init__(save_dir)
@@ -81,7 +82,7 @@ def sent(runner):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What is drawn, (images, attention, titles); the pictures themselves take longer than the training."""
+    """Arguments of the rendering, (images, attention, titles). The rendering itself is skipped: it is slow."""
     calls = []
 
     def render(images, attention, titles=(), caption=''):
@@ -94,7 +95,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def draw_once(make_runner, drawn):
-    """Draws before the first step, without training; gives what was drawn and the runner."""
+    """Draws before the first step, without training. Returns the arguments of the rendering and the runner."""
 
     def draw(model, options=None, **settings):
         runner = make_runner(model, **settings)
@@ -158,12 +159,12 @@ def test_loading_weights_is_a_new_run(network_config, make_runner, drawn, tmp_pa
 @pytest.mark.parametrize('option', ['interval', 'num_images'])
 def test_an_option_below_one_is_refused(option):
     for value in (0, 'x', 1.5):
-        with pytest.raises(ValueError, match=f'{option} of AttentionVisualizationHook must be a whole number of at'):
+        with pytest.raises(ConfigError, match=f'{option} of AttentionVisualizationHook.*{value!r}'):
             AttentionVisualizationHook(**{option: value})
 
 
 def test_layers_must_be_a_list():
-    with pytest.raises(ValueError, match="layers must be a list of stage indices and module paths, got 'neck.maps.0'"):
+    with pytest.raises(UserError, match="'neck.maps.0'"):
         AttentionVisualizationHook(layers='neck.maps.0')
 
 
@@ -260,7 +261,7 @@ def test_the_validation_set_where_there_is_no_test_set(network_config, draw_once
 
 def test_neither_is_refused_before_the_first_step(network_config, make_runner):
     runner = make_runner(network_config(), **drawing())
-    with pytest.raises(ValueError, match='neither a test_dataloader nor a val_dataloader'):
+    with pytest.raises(ConfigError, match='test_dataloader.*val_dataloader'):
         runner.train()
     assert runner.iter == 0
 
@@ -358,7 +359,7 @@ def test_a_teacher_that_no_head_reads_is_not_asked_for(distiller_config, network
 def test_a_misspelt_layer_stops_the_run_before_the_first_step(distils, network_config, distiller_config, make_runner):
     runner = make_runner(distiller_config() if distils else network_config(), **on(),
                          **drawing(layers=['backbone.gruop0']))
-    with pytest.raises(ValueError, match="no layer 'backbone.gruop0'; the closest are .*'backbone.group0'"):
+    with pytest.raises(LayerError, match="'backbone.gruop0'.*'backbone.group0'"):
         runner.train()
     assert runner.iter == 0
 
@@ -444,7 +445,7 @@ def test_making_the_test_loader_leaves_random_states(network_config, make_runner
 def test_a_misspelt_layer_stops_a_resumed_run_too(network_config, make_runner, drawn):
     make_runner(network_config(), epochs=1).train()
     runner = make_runner(network_config(), epochs=3, resume=True, **on(), **drawing(layers=['backbone.gruop0']))
-    with pytest.raises(ValueError, match="no layer 'backbone.gruop0'"):
+    with pytest.raises(LayerError, match="'backbone.gruop0'"):
         runner.train()
     assert runner.iter == 2
 

@@ -8,6 +8,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 
+from mmat.errors import CheckpointError, ConfigError
+
 
 class Stop(Exception):
     pass
@@ -206,7 +208,7 @@ def test_batches_with_a_seed_of_their_own_in_one_part_only(before, after, networ
 def test_another_schedule_is_refused(change, network_config, make_runner):
     make_runner(network_config(), epochs=1).train()
     resumed = make_runner(network_config(), resume=True, **change)
-    with pytest.raises(ValueError, match='run to resume was started with another param_scheduler.*load_from'):
+    with pytest.raises(ConfigError, match='param_scheduler.*load_from'):
         resumed.train()
     assert resumed.iter == 0
 
@@ -227,7 +229,7 @@ def test_more_epochs_give_the_bits_of_a_run_planned_longer(network_config, make_
 def test_more_epochs_are_refused_where_they_change_the_schedule(network_config, make_runner):
     cosine = dict(param_scheduler=[dict(type='CosineAnnealingLR')])
     make_runner(network_config(), epochs=2, **cosine).train()
-    with pytest.raises(ValueError, match='length of training.*T_max: 2 there, 4 here'):
+    with pytest.raises(ConfigError, match='T_max: 2 .*4 '):
         make_runner(network_config(), epochs=4, resume=True, **cosine).train()
 
 
@@ -243,9 +245,11 @@ def test_weights_of_another_network_are_refused(network_config, make_runner, tmp
     make_runner(network_config(widen_factor=2), 'other', epochs=1).train()
     other = str(tmp_path / 'other' / 'epoch_1.pth')
     runner = make_runner(network_config(), load_from=other)
-    with pytest.raises(ValueError, match=r'load_from .*epoch_1\.pth.* is of another network: of \d+ weights of '
-                                         r'ImageClassifier it has only \d+ in the same shape; it lacks backbone\.'):
+    with pytest.raises(CheckpointError, match=r'epoch_1\.pth.* ImageClassifier .* backbone\.') as error:
         runner.train()
+    own, others = runner.model.state_dict(), torch.load(other)['state_dict']
+    same = sum(others[key].shape == value.shape for key, value in own.items())
+    assert f'{same} of {len(own)} ' in str(error.value) and 0 < same < len(own) / 2
     assert runner.iter == 0
 
 
@@ -269,7 +273,7 @@ def test_a_checkpoint_from_within_an_epoch_says_so(iteration, done, network_conf
     resumed = make_runner(network_config(), 'resumed', resume=True,
                           load_from=f'{runner.work_dir}/iter_{iteration}.pth', **settings)
     resumed.train()
-    warned = [message for level, message in resumed.log if level == 'WARNING' and 'starts again' in message]
+    warned = [message for level, message in resumed.log if level == 'WARNING' and 'into epoch' in message]
     assert len(warned) == 1
     assert f'saved {done} iterations into epoch {(iteration + 1) // 2}' in warned[0]
 

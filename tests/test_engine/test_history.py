@@ -57,7 +57,7 @@ def test_tensors_wait_until_someone_reads():
         assert history.current() == 499 and history.mean(2) == 498.5
 
 
-def test_so_many_wait_at_most():
+def test_the_number_of_pending_tensors_is_bounded():
     history = ScalarHistory()
     for value in range(2500):
         history.update(torch.tensor(float(value)))
@@ -75,10 +75,10 @@ def test_a_tensor_waits_as_it_was_and_alone():
 
 
 @pytest.mark.parametrize('value, error, message', [
-    (torch.ones(2), ValueError, r'one element, got a tensor of shape \(2,\)'),
-    ('three', TypeError, "must be numbers, got 'three'"),
+    (torch.ones(2), ValueError, r'\(2,\)'),
+    ('three', TypeError, "'three'"),
 ])
-def test_what_is_no_scalar_is_refused(value, error, message):
+def test_a_value_that_is_not_a_scalar_is_refused(value, error, message):
     history = ScalarHistory()
     with pytest.raises(error, match=message):
         history.update(value)

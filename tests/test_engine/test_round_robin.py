@@ -3,69 +3,70 @@ import threading
 
 import pytest
 
-from mmat.engine.round_robin import Turns
+from mmat.engine.round_robin import RoundRobin
+from mmat.errors import MissingPackageError
 
 
-def test_in_the_order_given_one_step_each_and_who_ends_leaves_the_others():
-    turns, seen, running = Turns(), [], []
+def test_tasks_run_in_order_one_step_each_and_continue_when_one_ends():
+    tasks, steps, running = RoundRobin(), [], []
 
-    def task(name, steps):
-        for step in range(steps):
-            assert not running  # nobody else is between its turns' ends
+    def task(name, count):
+        for step in range(count):
+            assert not running  # no other task is in the middle of a step
             running.append(name)
-            seen.append((name, step))
+            steps.append((name, step))
             running.remove(name)
-            turns.hand_over()
-        seen.append((name, 'end', turns.alone))
+            tasks.switch()
+        steps.append((name, 'end', len(tasks)))
 
-    turns.run({name: lambda name=name, steps=steps: task(name, steps)
-               for name, steps in (('c', 1), ('a', 3), ('b', 2))})
-    assert seen == [('c', 0), ('a', 0), ('b', 0), ('c', 'end', False), ('a', 1), ('b', 1), ('a', 2),
-                    ('b', 'end', False), ('a', 'end', True)]
+    tasks.run({name: lambda name=name, count=count: task(name, count)
+               for name, count in (('c', 1), ('a', 3), ('b', 2))})
+    assert steps == [('c', 0), ('a', 0), ('b', 0), ('c', 'end', 3), ('a', 1), ('b', 1), ('a', 2),
+                     ('b', 'end', 2), ('a', 'end', 1)]
 
 
 @pytest.mark.parametrize('error', [ValueError('x'), SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize('before', [True, False])
-def test_what_one_raises_ends_all_and_is_raised(error, before):
-    turns, ends = Turns(), []
+def test_an_exception_ends_all_tasks_and_is_raised(error, before):
+    tasks, ends = RoundRobin(), []
 
     def lasting():
         try:
             while True:
-                turns.hand_over()
+                tasks.switch()
         finally:
             ends.append(True)
 
     def failing():
         if not before:
-            turns.hand_over()
+            tasks.switch()
         raise error
 
     with pytest.raises(type(error)) as raised:
-        turns.run(dict(a=lasting, b=failing, c=lasting))
-    # c had no turn yet where b fails in its first.
+        tasks.run(dict(a=lasting, b=failing, c=lasting))
+    # c has not started if b fails in its first step.
     assert raised.value is error and len(ends) == (1 if before else 2)
 
 
-def test_all_go_on_in_one_thread():
-    """Threads of their own would have OpenMP workers of their own."""
-    turns, seen = Turns(), set()
+def test_all_tasks_run_in_one_thread():
+    """Separate threads would have separate OpenMP workers."""
+    tasks, threads = RoundRobin(), set()
 
     def task():
         for _ in range(3):
-            seen.add(threading.get_ident())
-            turns.hand_over()
+            threads.add(threading.get_ident())
+            tasks.switch()
 
-    turns.run(dict(a=task, b=task))
-    assert seen == {threading.get_ident()}
+    tasks.run(dict(a=task, b=task))
+    assert threads == {threading.get_ident()}
 
 
-def test_an_error_on_the_way_out_does_not_hide_the_first():
-    turns = Turns()
+def test_an_error_during_cleanup_does_not_hide_the_first():
+    tasks = RoundRobin()
 
     def lasting():
         try:
-            turns.hand_over()
+            tasks.switch()
         finally:
             raise OSError('while it ended')
 
@@ -73,10 +74,10 @@ def test_an_error_on_the_way_out_does_not_hide_the_first():
         raise ValueError('first')
 
     with pytest.raises(ValueError, match='first'):
-        turns.run(dict(a=lasting, b=failing))
+        tasks.run(dict(a=lasting, b=failing))
 
 
-def test_without_greenlet_it_is_said(monkeypatch):
+def test_greenlet_is_required(monkeypatch):
     monkeypatch.setitem(sys.modules, 'greenlet', None)
-    with pytest.raises(ImportError, match='pip install greenlet'):
-        Turns().run(dict(a=lambda: None))
+    with pytest.raises(MissingPackageError, match='pip install greenlet'):
+        RoundRobin().run(dict(a=lambda: None))
