@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from mmat.reproduce.progress import LiveProgress, PlainProgress, clock, failures, show_progress
+from mmat.reproduce.progress import LiveProgress, PlainProgress, format_clock, format_failures, show_progress
 from mmat.reproduce.run import Run
 from mmat.reproduce.run_log import RunLog
 
@@ -17,15 +17,15 @@ START = 1_700_000_000
 
 @pytest.fixture(autouse=True)
 def now(monkeypatch):
-    """The time of day and since then; `now(seconds)` lets them pass."""
+    """Fix both clocks; `now(seconds)` advances them."""
     passed = [0.]
     monkeypatch.setattr(time, 'time', lambda: START + passed[0])
     monkeypatch.setattr(time, 'monotonic', lambda: 50. + passed[0])
 
-    def go_on(seconds):
+    def advance(seconds):
         passed[0] += seconds
 
-    return go_on
+    return advance
 
 
 @pytest.fixture
@@ -39,14 +39,14 @@ def make_run(tmp_path):
 
 
 def begin(run, seconds=0.):
-    """Note that it was begun then."""
+    """Record an attempt that started then."""
     record = run.record
     record.setdefault('attempts', []).append(dict(started=START + seconds))
     (run.work_dir / 'run.json').write_text(json.dumps(record))
 
 
 def log(run, text, seconds=0., name='1'):
-    """Write to its log, at that time."""
+    """Append to its log at that time."""
     file = run.work_dir / name / 'vis_data' / 'scalars.json'
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, 'a') as lines:
@@ -71,7 +71,7 @@ def fail(run, status=1, *lines):
     (run.work_dir / 'failure.json').write_text(json.dumps(dict(status=status, log=lines)))
 
 
-# What logs say
+# Logs
 
 def test_a_log_is_followed(make_run):
     run = make_run()
@@ -81,7 +81,7 @@ def test_a_log_is_followed(make_run):
     begin(run)
     log(run, train(1, 100), 10)
     follower.read()
-    assert follower.epoch == 0  # nobody knows how long an epoch is
+    assert follower.epoch == 0  # the length of an epoch is unknown
     log(run, train(1, 400) + validate(1, 50.), 40)
     follower.read()
     assert (follower.epoch, follower.validated, follower.accuracy, follower.pace) == (1, 1, 50., 40.)
@@ -90,7 +90,7 @@ def test_a_log_is_followed(make_run):
     assert follower.epoch == 1.25 and follower.pace == 40.
     log(run, train(2, 800) + validate(2, 60.)[:-5], 80)
     follower.read()
-    assert follower.epoch == 2 and follower.accuracy == 50.  # half a line is none
+    assert follower.epoch == 2 and follower.accuracy == 50.  # half a line does not count
     log(run, validate(2, 60.)[-5:], 81)
     follower.read()
     assert follower.accuracy == 60. and follower.validated == 2
@@ -112,15 +112,15 @@ def test_only_what_is_new_is_read(make_run, monkeypatch):
     log(run, 'x' * 1000 + '\n' + validate(1, 50.))
     follower = RunLog(run)
     follower.read()
-    taken = []
-    monkeypatch.setattr(follower, '_take', taken.append)
+    parsed = []
+    monkeypatch.setattr(follower, '_parse', parsed.append)
     follower.read()
     log(run, validate(2, 60.))
     follower.read()
-    assert taken == [validate(2, 60.).encode()]
+    assert parsed == [validate(2, 60.).encode()]
 
 
-def test_a_resumed_run_goes_on_in_another_folder(make_run, now):
+def test_a_resumed_run_continues_in_another_folder(make_run, now):
     run = make_run()
     begin(run)
     log(run, train(1, 400) + validate(1, 50.) + train(2, 800) + validate(2, 60.) + train(3, 900) + '{"lo', 100)
@@ -130,12 +130,12 @@ def test_a_resumed_run_goes_on_in_another_folder(make_run, now):
     follower = RunLog(run)
     follower.read()
     assert (follower.epoch, follower.accuracy, follower.resumed) == (3, 70., 2)
-    assert follower.pace == 30.  # of the new beginning
+    assert follower.pace == 30.  # since the restart
     assert follower.left(follower.pace) == 210.
     now(10)
     assert follower.left(follower.pace) == 200.
     now(1000)
-    assert follower.left(follower.pace) == 180.  # of more than the epoch that goes on, nobody knows
+    assert follower.left(follower.pace) == 180.  # at most the current epoch is subtracted
 
 
 def test_a_folder_that_is_deleted(make_run):
@@ -151,7 +151,7 @@ def test_a_folder_that_is_deleted(make_run):
 # Time left
 
 def test_time_left_of_all_by_hand(make_run, now):
-    """Two at a time, with 60 and 100 s left; then a student of the latter, 200 s, and one that waits, 50 s."""
+    """Two runs at a time, with 60 and 100 s left; then a student of the second, 200 s, and another run, 50 s."""
     first, second = make_run('a'), make_run('b')
     student, other, done = make_run('b', 1, teacher=second), make_run('a', 1, epochs=5), make_run('a', 2)
     for run, pace, epoch in ((first, 10., 4), (second, 20., 5)):
@@ -161,24 +161,24 @@ def test_time_left_of_all_by_hand(make_run, now):
     finish(done, 90., wall_time=100)
     progress = PlainProgress('T', 2, write=lambda line: None)
     states = {first: 'running', second: 'running', student: 'waiting', other: 'waiting', done: 'done'}
-    progress.look(states)
-    assert progress.paces() == {'a': 10., 'b': 20.}
-    assert progress.left(first) == 60. and progress.left(second) == 100.
-    # The student takes the place that is free first, at 60 s, and waits there for its teacher, from 100 to 300 s; the
-    # other takes the teacher's, from 100 to 150 s.
-    assert progress.left_of_all() == 300.
+    progress.update(states)
+    assert progress.seconds_per_epoch() == {'a': 10., 'b': 20.}
+    assert progress.time_left(first) == 60. and progress.time_left(second) == 100.
+    # The student gets the first free slot, at 60 s, waits for its teacher and runs from 100 to 300 s. The other run
+    # gets the teacher's slot, from 100 to 150 s.
+    assert progress.total_time_left() == 300.
     states.update({second: 'done', student: 'done'})
     finish(second, 1.)
     finish(student, 1.)
-    progress.look(states)
-    assert progress.left_of_all() == 60.
-    progress.look({run: 'done' for run in states} | {first: 'failed'})
-    assert progress.left_of_all() == 0.
+    progress.update(states)
+    assert progress.total_time_left() == 60.
+    progress.update({run: 'done' for run in states} | {first: 'failed'})
+    assert progress.total_time_left() == 0.
 
 
 def test_time_left_of_runs_that_are_trained_together_by_hand(make_run, now):
-    """One process with 60 s left for two seeds; then two more of that config in one, at 5 s an epoch each; a student
-    of one of the first waits for the place, too."""
+    """One process with two seeds and 60 s left; then two more seeds of that config in one process, at 5 s an epoch
+    each, and a student of one of the first."""
     first, second = (make_run('a', seed, batch_seed=0) for seed in (0, 1))
     later = [make_run('a', seed, batch_seed=1) for seed in (2, 3)]
     student, done = make_run('b', 0, epochs=5, teacher=second), make_run('b', 1, epochs=5)
@@ -189,27 +189,27 @@ def test_time_left_of_runs_that_are_trained_together_by_hand(make_run, now):
     finish(done, 90., wall_time=20)
     progress = PlainProgress('T', 1, write=lambda line: None)
     states = {first: 'running', second: 'running', **dict.fromkeys(later, 'waiting'), student: 'waiting', done: 'done'}
-    progress.look(states)
-    assert progress.paces() == {'a': 5., 'b': 4.}
-    assert progress.left(first) == progress.left(second) == 60.
+    progress.update(states)
+    assert progress.seconds_per_epoch() == {'a': 5., 'b': 4.}
+    assert progress.time_left(first) == progress.time_left(second) == 60.
     # 60 s, then 2 x 10 x 5 s, then 5 x 4 s.
-    assert progress.left_of_all() == 60 + 100 + 20
+    assert progress.total_time_left() == 60 + 100 + 20
     progress.jobs = 2
-    # The two begin at once and end at 100 s; the student begins at 60 s, after its teacher.
-    assert progress.left_of_all() == 100.
-    # The last that runs of its group takes as long as it does.
+    # The two start at once and end at 100 s; the student starts at 60 s, after its teacher.
+    assert progress.total_time_left() == 100.
+    # A group with one running seed takes as long as that seed.
     states[first] = 'done'
     finish(first, 90., wall_time=50)
-    progress.look({**states, **dict.fromkeys(later, 'done'), student: 'done'})
-    assert progress.left_of_all() == 60.
+    progress.update({**states, **dict.fromkeys(later, 'done'), student: 'done'})
+    assert progress.total_time_left() == 60.
 
 
-def test_a_group_that_just_began_takes_all_its_shares(make_run):
+def test_a_group_that_just_started_takes_the_sum_of_its_shares(make_run):
     done, *running = (make_run(seed=seed, batch_seed=0) for seed in range(3))
     finish(done, 90., wall_time=100)
     progress = PlainProgress('T', 1, write=lambda line: None)
-    progress.look({done: 'done', **dict.fromkeys(running, 'running')})
-    assert progress.left(running[1]) == progress.left_of_all() == 200.
+    progress.update({done: 'done', **dict.fromkeys(running, 'running')})
+    assert progress.time_left(running[1]) == progress.total_time_left() == 200.
 
 
 def test_seeds_that_fail_together_are_one_failure(make_run, tmp_path):
@@ -218,41 +218,47 @@ def test_seeds_that_fail_together_are_one_failure(make_run, tmp_path):
     for run in runs[1:]:
         fail(run, 3, 'one', 'the cause')
     states = {runs[0]: 'done', runs[1]: 'failed', runs[2]: 'failed', student: 'blocked'}
-    assert failures(states) == (
-        f'net, seeds 1, 2 failed: exit status 3. The end of {tmp_path}/net/train.log:\n    one\n    the cause\n'
-        'It was to teach, and so were not trained: student, seed 0\n\n'
-        'The same command starts what failed again, each from its last checkpoint.')
+    failure, _ = format_failures(states).split('\n\n')
+    head, *log, blocked = failure.splitlines()
+    assert re.match(r'net, seeds 1, 2 .*\b3\b', head) and f'{tmp_path}/net/train.log' in head
+    assert log == ['    one', '    the cause'] and blocked.endswith(' student, seed 0')
 
 
-def test_nothing_is_known_at_the_beginning(make_run):
+def test_no_estimate_at_the_beginning(make_run):
     progress = PlainProgress('T', 1, write=lambda line: None)
-    progress.look({make_run(): 'waiting'})
-    assert progress.left_of_all() is None
+    progress.update({make_run(): 'waiting'})
+    assert progress.total_time_left() is None
 
 
-def test_a_run_that_just_began_takes_as_long_as_others_of_its_config(make_run):
+def test_a_run_that_just_started_takes_as_long_as_others_of_its_config(make_run):
     done, running, unlike = make_run(seed=0), make_run(seed=1), make_run('unlike')
     finish(done, 90., wall_time=100)
     progress = PlainProgress('T', 2, write=lambda line: None)
-    progress.look({done: 'done', running: 'running', unlike: 'running'})
-    assert progress.left(running) == 100. and progress.left(unlike) is None and progress.left_of_all() == 100.
+    progress.update({done: 'done', running: 'running', unlike: 'running'})
+    assert progress.time_left(running) == progress.total_time_left() == 100. and progress.time_left(unlike) is None
 
 
-def test_runs_of_which_nothing_is_known_are_as_long_as_the_others(make_run):
+def test_configs_without_measurements_take_the_mean_of_the_others(make_run):
     short, long, unknown = make_run('a', epochs=1), make_run('b', epochs=100), make_run('c', epochs=50)
     finish(short, 90., wall_time=40)
     finish(long, 90., wall_time=60)
     progress = PlainProgress('T', 1, write=lambda line: None)
-    progress.look({short: 'done', long: 'done', unknown: 'waiting'})
-    assert progress.left_of_all() == 50.
+    progress.update({short: 'done', long: 'done', unknown: 'waiting'})
+    assert progress.total_time_left() == 50.
 
 
 @pytest.mark.parametrize('seconds, text', [(0, '0:00:00'), (59.9, '0:00:59'), (3661, '1:01:01'), (360000, '100:00:00')])
-def test_clock(seconds, text):
-    assert clock(seconds) == text
+def test_format_clock(seconds, text):
+    assert format_clock(seconds) == text
 
 
 # Lines
+
+def values_of(line):
+    """States, names and numbers in a line, without the words around them."""
+    names = 'done|waiting|running|failed|blocked|teacher|student|grandchild|other|error'
+    return ' '.join(re.findall(rf'\d+(?:[:./]\d+)*|\b(?:{names})\b|/\S+', line))
+
 
 def test_a_line_for_each_event(make_run, now):
     teacher, before = make_run('teacher'), make_run('before')
@@ -263,38 +269,35 @@ def test_a_line_for_each_event(make_run, now):
     plain = PlainProgress('A table', 1, write=lines.append)
     states = {before: 'done', teacher: 'waiting', student: 'waiting', grandchild: 'waiting', other: 'waiting'}
 
-    def told(**changes):
+    def written(**changes):
         lines.clear()
         states.update({run: changes[run.name] for run in states if run.name in changes})
         plain(states)
-        return list(lines)
+        return [values_of(line) for line in lines]
 
-    assert told() == ['[0:00:00] A table: 5 trainings, 1 of them done before   [1/5, about 0:06:40 left]']
-    assert told() == []
+    assert written() == ['0:00:00 5 1 done 1/5 0:06:40'] and lines[0].startswith('[0:00:00] A table')
+    assert written() == []
     now(5)
     begin(teacher, 5)
-    assert told(teacher='running') == ['[0:00:05] running  teacher, seed 0   [1/5, about 0:06:40 left]']
+    assert written(teacher='running') == ['0:00:05 running teacher 0 1/5 0:06:40']
     log(teacher, train(1, 10) + validate(1, 50.25), 25)
     now(20)
-    assert told() == []  # not so soon
+    assert written() == []  # less than `pause` since the last line
     now(10)
-    assert told() == [
-        '[0:00:35] running  teacher, seed 0: epoch 1/10, error 49.75 %, 0:02:50 left   [1/5, about 0:10:20 left]']
+    assert written() == ['0:00:35 running teacher 0 1/10 error 49.75 0:02:50 1/5 0:10:20']
     now(40)
-    assert told() == []  # nothing new
+    assert written() == []  # nothing new
     finish(teacher, 88., wall_time=100)
-    assert told(teacher='done', student='running') == [
-        '[0:01:15] done     teacher, seed 0: error 12.00 %   [2/5, about 0:05:00 left]',
-        '[0:01:15] running  student, seed 0   [2/5, about 0:05:00 left]']
+    assert written(teacher='done', student='running') == [
+        '0:01:15 done teacher 0 error 12.00 2/5 0:05:00', '0:01:15 running student 0 2/5 0:05:00']
     fail(student, 3)
     finish(other, 88., wall_time=100)
-    assert told(student='failed', grandchild='blocked', other='done') == [
-        f'[0:01:15] failed   student, seed 0: exit status 3, see {student.work_dir}/train.log   [3/5]',
-        '[0:01:15] blocked  grandchild, seed 0: student, seed 0 failed, which was to teach   [3/5]',
-        '[0:01:15] done     other, seed 0: error 12.00 %   [3/5]']
+    assert written(student='failed', grandchild='blocked', other='done') == [
+        f'0:01:15 failed student 0 3 {student.work_dir}/train.log 3/5',
+        '0:01:15 blocked grandchild 0 student 0 failed 3/5', '0:01:15 done other 0 error 12.00 3/5']
 
 
-def test_accuracies_where_the_recipe_is_of_them(make_run):
+def test_accuracies_if_the_recipe_measures_them(make_run):
     run, lines = make_run(), []
     plain = PlainProgress('T', 1, 'accuracy', lines.append)
     plain({run: 'waiting'})
@@ -339,16 +342,18 @@ def table(make_run, now):
 def test_the_table(table, width):
     lines = [line.split() for line in drawn(table, width)]
     assert lines[0] == ['A', '[bold]table[/bold]']
-    assert ' '.join(lines[1])[:width - 1] == (
-        '1/6 done, 1 failed, 1 blocked, 1 running; 0:00:10 elapsed, about 0:02:35 left'[:width - 1])
+    counts = re.findall(r'\d[\d:/]*(?: (?:done|failed|blocked|running))?', ' '.join(lines[1]))
+    assert counts[:4] == ['1/6 done', '1 failed', '1 blocked', '1 running']
+    assert width < 80 or counts[4:] == ['0:00:10', '0:02:35']
     assert lines[2] == ['config', 'seed', 'epoch', 'error', '%', 'left']
     assert lines[3] == ['done', 'done', '0', '10/10', '8.50']
-    assert lines[4] == ['failed', 'teacher', '0', 'killed,', 'SIGKILL']
-    assert lines[5] == ['blocked', 'blocked', '0', 'no', 'teacher']
+    assert lines[4][:3] == ['failed', 'teacher', '0'] and lines[4][-1] == 'SIGKILL'
+    assert lines[5][:3] == ['blocked', 'blocked', '0'] and 'teacher' in lines[5]
     bar = [lines[6].pop(6)] if width == 120 else []
     assert lines[6] == ['running', 'running', '12', '3/10', 'from', '2', '40.00', '0:00:55']
     assert set(''.join(bar)) <= set('━╸╺')
-    assert lines[7] == ['waiting', 'waiting', '0'] and lines[8] == ['waiting', 'later', '0', 'for', 'its', 'teacher']
+    assert lines[7] == ['waiting', 'waiting', '0']
+    assert lines[8][:3] == ['waiting', 'later', '0'] and lines[8][-1] == 'teacher'
     assert len(lines) == 9
 
 
@@ -384,7 +389,7 @@ def test_all_are_shown_where_there_is_room(make_run):
     assert len(drawn(progress, height=23)) == 22
 
 
-def test_it_is_drawn_on_changes_and_else_seldom(make_run, now):
+def test_it_is_redrawn_on_changes_and_otherwise_every_two_seconds(make_run, now):
     progress, draws = LiveProgress('T', 1), []
     progress.draw = lambda: draws.append(1)
     run = make_run()
@@ -396,17 +401,17 @@ def test_it_is_drawn_on_changes_and_else_seldom(make_run, now):
         assert len(draws) == expected
 
 
-# Which of them
+# Choice between lines and table
 
-def test_lines_where_there_is_no_terminal(make_run):
+def test_lines_without_a_terminal(make_run):
     out = Console(file=io.StringIO())
     with show_progress('T', 1, console=out) as watch:
         watch({make_run(): 'waiting'})
-    assert out.file.getvalue() == '[0:00:00] T: 1 trainings, 0 of them done before   [0/1]\n'
+    assert re.fullmatch(r'\[0:00:00\] T: 1 \D*0 \D*\[0/1\]\n', out.file.getvalue())
 
 
 @pytest.mark.parametrize('environment, lines', [({}, False), (dict(TERM='dumb'), True), (dict(NO_COLOR='1'), False)])
-def test_lines_where_the_terminal_cannot_do_better(make_run, monkeypatch, environment, lines):
+def test_lines_in_a_dumb_terminal(make_run, monkeypatch, environment, lines):
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     out = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
@@ -422,14 +427,14 @@ def test_the_terminal_is_left_as_it_was(make_run, error):
         with show_progress('The title', 1, console=out) as watch:
             watch({run: 'waiting'})
             if error:
-                raise error('told elsewhere')
+                raise error('the error')
             finish(run, 90.)
             watch({run: 'done'})
     except (ValueError, KeyboardInterrupt) as caught:
         assert type(caught) is error
     text = out.file.getvalue()
-    assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')  # the cursor is seen again
-    assert screen(text).count('The title') == 1 and 'told elsewhere' not in text
+    assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')  # the cursor is visible again
+    assert screen(text).count('The title') == 1 and 'the error' not in text
     assert text.endswith('\n\x1b[?25h')
 
 
@@ -441,7 +446,7 @@ def test_an_error_before_anything_is_shown_leaves_no_table():
 
 
 def screen(text):
-    """What a terminal shows in the end: lines, with the cursor moved up and lines erased."""
+    """The final content of a terminal, after cursor movements and erased lines."""
     lines, row = [''], 0
     for part in re.split(r'(\n|\r|\x1b\[[0-9;?]*[A-Za-z])', text):
         if part == '\n':
@@ -456,9 +461,9 @@ def screen(text):
     return '\n'.join(lines)
 
 
-# In the end
+# Failures
 
-def test_what_failed_and_what_it_held_up(make_run):
+def test_failures_with_blocked_students(make_run):
     teacher = make_run('teacher')
     middle = make_run('middle', teacher=teacher)
     last, killed, fine = make_run('last', teacher=middle), make_run('killed'), make_run('fine')
@@ -466,16 +471,18 @@ def test_what_failed_and_what_it_held_up(make_run):
     (silent.work_dir / 'train.log').write_text('\n'.join(map(str, range(40))))
     fail(teacher, 1, 'one', 'RuntimeError: the cause')
     fail(killed, -9, '$ python')
-    text = failures({teacher: 'failed', middle: 'blocked', last: 'blocked', killed: 'failed', fine: 'done',
-                     silent: 'failed'})
-    assert text.split('\n\n') == [
-        f'teacher, seed 0 failed: exit status 1. The end of {teacher.work_dir}/train.log:\n    one\n'
-        '    RuntimeError: the cause\nIt was to teach, and so were not trained: middle, seed 0; last, seed 0',
-        f'killed, seed 0 failed: killed, SIGKILL. The end of {killed.work_dir}/train.log:\n    $ python',
-        f'silent, seed 0 failed: its job died. The end of {silent.work_dir}/train.log:\n' + '\n'.join(
-            f'    {number}' for number in range(25, 40)),
-        'The same command starts what failed again, each from its last checkpoint.']
+    *paragraphs, _ = format_failures({
+        teacher: 'failed', middle: 'blocked', last: 'blocked', killed: 'failed', fine: 'done',
+        silent: 'failed'}).split('\n\n')
+    expected = [(teacher, '1', ['one', 'RuntimeError: the cause'], ['middle, seed 0; last, seed 0']),
+                (killed, 'SIGKILL', ['$ python'], []), (silent, 'died', list(map(str, range(25, 40))), [])]
+    assert len(paragraphs) == len(expected)
+    for paragraph, (run, status, log, blocked) in zip(paragraphs, expected):
+        head, *lines = paragraph.splitlines()
+        assert re.match(rf'{run.label} failed\b.*\b{status}\b', head) and f'{run.work_dir}/train.log' in head
+        assert lines[:len(log)] == [f'    {line}' for line in log]
+        assert [line.partition(': ')[2] for line in lines[len(log):]] == blocked
 
 
-def test_nothing_failed(make_run):
-    assert failures({make_run(): 'done'}) == '' and failures({}) == ''
+def test_no_failures(make_run):
+    assert format_failures({make_run(): 'done'}) == '' and format_failures({}) == ''
