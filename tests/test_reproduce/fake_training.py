@@ -1,8 +1,8 @@
-"""A training that takes a tenth of a second: it writes what a real one leaves behind, and goes on where it was.
+"""A fake training that takes a tenth of a second, writes the files of a real one, and resumes.
 
-Its weights are a number that every epoch changes, by the seed, the teacher's weights, the seed of shared batches and
-the number before, so that a run which lost an epoch, did one twice, saw other batches or began before its teacher was
-done ends with another. Seeds that are trained together go on from the last epoch that all have.
+Its weights are a hash that every epoch updates from the seed, the teacher's weights, the batch seed and the previous
+hash. A run that skips or repeats an epoch, uses other batches or starts before its teacher is done ends with different
+weights. Seeds that are trained together resume from the last epoch that all of them have.
 """
 import fcntl
 import hashlib
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-# Python runs it when it starts: the processes of a job take this training for the real one.
+# sitecustomize.py, which Python runs at startup: replaces the training in the processes of a job.
 _CUSTOMIZE = """
 import sys
 from mmat.reproduce import provenance, run
@@ -31,14 +31,14 @@ provenance.describe_precision = lambda work_dir: 'fp32'
 
 
 def install(monkeypatch, folder, delay=0.02, **settings):
-    """Let jobs that are started from here train this way.
+    """Replace the training in jobs that this process starts.
 
     Args:
-        delay (float): Seconds of an epoch.
-        fail (list[str]): Folders, such as 'a/seed0', whose training exits with status 3 in its second epoch.
-        no_validation (bool): Whether trainings end before their last validation.
+        delay (float): Seconds per epoch.
+        fail (list[str]): Folders, such as 'a/seed0', whose training exits with status 3 in the second epoch.
+        no_validation (bool): Whether trainings end before the last validation.
 
-    As long as there is a file ``hold`` in the folder, they go no further than their first epoch.
+    While a file ``hold`` exists in the folder, trainings pause after the current epoch.
     """
     (folder / 'customize').mkdir(exist_ok=True)
     (folder / 'customize' / 'sitecustomize.py').write_text(_CUSTOMIZE.format(script=__file__))
@@ -47,13 +47,13 @@ def install(monkeypatch, folder, delay=0.02, **settings):
 
 
 def events(folder):
-    """What happened, in order: lists of 'begin' or 'end', the run's folder, the first epoch, and the process."""
+    """Return the events in order: 'begin' or 'end', the run's folder, its first epoch, and the PID."""
     file = folder / 'events'
     return [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def weights_of(seed, epochs, teacher='', batch_seed=None):
-    """What a training that nothing disturbs ends with."""
+    """Return the final weights of an uninterrupted training."""
     batches = '' if batch_seed is None else f' {batch_seed}'
     weights = '0'
     for epoch in range(1, epochs + 1):
@@ -66,8 +66,8 @@ def accuracy_of(weights):
 
 
 def make_runs(folder, epochs=4):
-    """A teacher, a student of its own kind that teaches another, and a run without teacher: five trainings."""
-    from mmat.reproduce.run import Run  # the training itself has nothing but Python
+    """Make five runs: a teacher, its student that teaches two others, and a run without teacher."""
+    from mmat.reproduce.run import Run  # the fake training itself runs without mmat
     teacher = Run(folder / 'teacher' / 'seed0', 'teacher', 0, epochs)
     middle = Run(folder / 'middle' / 'seed0', 'middle', 0, epochs, teacher=teacher)
     return [teacher, middle, Run(folder / 'alone' / 'seed0', 'alone', 0, epochs),
@@ -76,7 +76,7 @@ def make_runs(folder, epochs=4):
 
 
 def expected(epochs=4):
-    """Accuracies, by folder."""
+    """Return the expected accuracies by folder."""
     teacher = weights_of(0, epochs)
     middle = weights_of(0, epochs, teacher)
     final = dict(teacher=teacher, alone=weights_of(0, epochs), middle=middle)
@@ -98,7 +98,7 @@ def wait_for(condition):
 
 
 def trainings_in(folder):
-    """Processes that train in a folder right now, those that wait to be buried left out."""
+    """Return the PIDs of the processes that train in a folder, zombies excluded."""
     found = subprocess.run(['ps', '-ww', '-eo', 'pid,stat,args'], capture_output=True, text=True, check=True).stdout
     return [int(line.split()[0]) for line in found.splitlines()
             if __file__ in line and str(folder) in line and not line.split()[1].startswith('Z')]
@@ -109,7 +109,7 @@ def _step(weights, epoch, seed, teacher, batches):
 
 
 def _done_in(work_dir):
-    """Epochs of the last checkpoint."""
+    """Return the epoch of the last checkpoint."""
     pointer = work_dir / 'last_checkpoint'
     return int(Path(pointer.read_text()).stem.split('_')[1]) if pointer.is_file() else 0
 
@@ -124,7 +124,7 @@ def _write(path, text):
 
 
 class Student:
-    """A seed that is being trained."""
+    """A seed during training."""
 
     def __init__(self, seed, work_dir):
         self.seed, self.work_dir, self.name = int(seed), work_dir, '/'.join(work_dir.parts[-2:])
@@ -136,17 +136,17 @@ class Student:
         self.log = work_dir / str(time.time_ns()) / 'vis_data' / 'scalars.json'
         self.log.parent.mkdir(parents=True)
 
-    def tell(self, line):
+    def log_line(self, line):
         with open(self.log, 'a') as file:
             print(json.dumps(line), file=file)
 
-    def train(self, epoch, taught, batches, validate):
-        self.weights = _step(self.weights, epoch, self.seed, taught, batches)
-        self.tell(dict(loss=1., epoch=epoch, iter=5 * epoch, step=5 * epoch))
+    def train(self, epoch, teacher, batches, validate):
+        self.weights = _step(self.weights, epoch, self.seed, teacher, batches)
+        self.log_line(dict(loss=1., epoch=epoch, iter=5 * epoch, step=5 * epoch))
         _write(self.work_dir / f'epoch_{epoch}.pth', self.weights)
         _write(self.work_dir / 'last_checkpoint', f'/elsewhere/epoch_{epoch}.pth')
         if validate:
-            self.tell({'accuracy/top1': accuracy_of(self.weights), 'step': epoch})
+            self.log_line({'accuracy/top1': accuracy_of(self.weights), 'step': epoch})
 
 
 def main(tool, epochs, teacher, batches, *seeds_and_folders):
@@ -159,7 +159,7 @@ def main(tool, epochs, teacher, batches, *seeds_and_folders):
         return
     students = [Student(*each) for each in zip(seeds_and_folders[::2], folders)]
     done = min(map(_done_in, folders))
-    taught = _weights_in(Path(teacher), _done_in(Path(teacher))) if teacher else ''
+    teacher_weights = _weights_in(Path(teacher), _done_in(Path(teacher))) if teacher else ''
     with open(settings['events'], 'a') as file:
         for student in students:
             student.weights = _weights_in(student.work_dir, done)
@@ -171,7 +171,7 @@ def main(tool, epochs, teacher, batches, *seeds_and_folders):
             if epoch == 2 and student.name in settings.get('fail', ()):
                 print('the cause')
                 sys.exit(3)
-            student.train(epoch, taught, batches, epoch < epochs or not settings.get('no_validation'))
+            student.train(epoch, teacher_weights, batches, epoch < epochs or not settings.get('no_validation'))
         while Path(settings['events']).with_name('hold').exists():
             time.sleep(0.02)
     with open(settings['events'], 'a') as file:

@@ -1,4 +1,4 @@
-"""Seeds that share their batches: one process, and yet a run each."""
+"""Seeds that share batches: trained in one process, with a run each."""
 import json
 import os
 import signal
@@ -12,20 +12,21 @@ import fake_training
 import pytest
 from fake_training import accuracy_of, events, measured, trainings_in, wait_for, weights_of
 
+from mmat.errors import ConfigError, UserError
 from mmat.reproduce import job
 from mmat.reproduce.joint_runs import (
     joint_label,
     resumable_together,
     split_by_failure,
     split_into_jobs,
-    start,
+    start_job,
     training_command,
 )
 from mmat.reproduce.pool import execute
 from mmat.reproduce.run import Run, open_run
 
 EPOCHS = 4
-# A table in a process of its own, of seeds that share their batches.
+# A table in a separate process, of seeds that share batches.
 TOOL = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -43,7 +44,7 @@ def make_seeds(folder, seeds=(0, 1, 2), name='net', teacher=None, batch_seed=0):
 
 
 def make_table(folder):
-    """A teacher of one seed and two configs of two that it teaches, seed by seed as `training_order` has them."""
+    """Make a teacher with one seed and two students with two seeds each, in training order."""
     teacher = Run(folder / 'teacher' / 'seed0', 'teacher', 0, EPOCHS)
     one, two = (make_seeds(folder, (0, 1), name, teacher) for name in ('one', 'two'))
     return [teacher, one[0], two[0], one[1], two[1]]
@@ -70,7 +71,7 @@ def train(runs, watch=lambda states: None, jobs=1):
 
 
 def begun(folder):
-    """Folder and first epoch of all that was begun, by process, in order."""
+    """Return folder and first epoch of every start, by process, in order."""
     processes = {}
     for what, name, epoch, process in events(folder):
         if what == 'begin':
@@ -78,9 +79,9 @@ def begun(folder):
     return [*processes.values()]
 
 
-# What is trained together
+# Jobs
 
-def test_what_is_trained_together(tmp_path):
+def test_which_runs_are_one_job(tmp_path):
     teacher, other = (Run(tmp_path / name / 'seed0', name, 0, 1) for name in ('a', 'b'))
     first, second = make_seeds(tmp_path, (0, 3), 'x', teacher)
     of_other, = make_seeds(tmp_path, (4, ), 'x', other)
@@ -89,7 +90,7 @@ def test_what_is_trained_together(tmp_path):
     batches, = make_seeds(tmp_path, (6, ), 'x', teacher, batch_seed=1)
     runs = [teacher, first, elsewhere, own, of_other, second, batches]
     assert split_into_jobs(runs) == [[teacher], [first, second], [elsewhere], [own], [of_other], [batches]]
-    # As they are read from disk, each with a teacher of its own.
+    # Runs read from disk have separate teacher objects.
     first.prepare()
     second.prepare()
     teacher.prepare()
@@ -102,9 +103,9 @@ def test_the_command_lines(tmp_path):
     runs = make_seeds(tmp_path, (3, 0, 7), teacher=teacher, batch_seed=3)
     train = [sys.executable, f'{Path(__file__).parents[2]}/tools/train.py', 'net']
     options = ['--cfg-options', f'model.teacher.checkpoint={tmp_path}/a/seed0']
-    assert training_command(runs) == [*train, '--work-dir', f'{tmp_path}/net', '--seeds', '3', '0', '7', '--batch-seed', '3',
-                                '--resume', *options]
-    # The last that is left; and what does the same as any of them.
+    assert training_command(runs) == [*train, '--work-dir', f'{tmp_path}/net', '--seeds', '3', '0', '7', '--batch-seed',
+                                      '3', '--resume', *options]
+    # A single run is trained alone, with the same command.
     alone = [*train, '--work-dir', f'{tmp_path}/net/seed7', '--seed', '7', '--batch-seed', '3', '--resume', *options]
     assert training_command(runs[2:]) == runs[2].command() == alone
     assert '--batch-seed' not in runs[2].command('test')
@@ -112,29 +113,31 @@ def test_the_command_lines(tmp_path):
 
 # State on disk
 
-def test_what_is_written_down_is_read_back(tmp_path):
+def test_the_batch_seed_is_read_back(tmp_path):
     run, = make_seeds(tmp_path, (5, ), batch_seed=3)
     run.prepare()
     assert run.record['batch_seed'] == 3 and open_run(run.work_dir).batch_seed == 3
     assert run.log == tmp_path / 'net' / 'train.log'
 
 
-@pytest.mark.parametrize('there, here, told', [
-    (None, 0, 'was begun without --share-batches, and cannot go on with it: .* Go on without it, take another --work-'),
-    (0, None, 'was begun with --share-batches, and cannot go on without it: .* Go on with it, take another --work-dir'),
-    (0, 5, 'has the batches of seed 0, and those of seed 5 are asked for; take another --work-dir, or delete'),
-])
+@pytest.mark.parametrize('recorded, planned', [(None, 0), (0, None), (0, 5)])
 @pytest.mark.parametrize('done', [False, True])
-def test_a_folder_with_other_batches_is_refused(tmp_path, there, here, told, done):
-    make_seeds(tmp_path, batch_seed=there)[1].prepare()
+def test_a_folder_with_other_batches_is_refused(tmp_path, recorded, planned, done):
+    make_seeds(tmp_path, batch_seed=recorded)[1].prepare()
     if done:
         (tmp_path / 'net' / 'seed1' / 'result.json').write_text('{"metrics": {}}')
-    with pytest.raises(ValueError, match=f"net/seed1' {told}"):
-        execute(make_seeds(tmp_path, batch_seed=here), [{}], lambda states: None)
-    assert [path.name for path in (tmp_path / 'net').iterdir()] == ['seed1']  # nothing is begun
+    with pytest.raises(ConfigError, match=r"net/seed1'.*--work-dir") as error:
+        execute(make_seeds(tmp_path, batch_seed=planned), [{}], lambda states: None)
+    if None in (recorded, planned):
+        # The option to continue with is named twice: how the run was started, and how to go on.
+        started = 'without' if recorded is None else 'with'
+        assert str(error.value).count(f'{started} --share-batches') == 2
+    else:
+        assert 'seed 0' in str(error.value) and '5' in str(error.value)
+    assert [path.name for path in (tmp_path / 'net').iterdir()] == ['seed1']  # nothing is started
 
 
-def test_results_tell_that_the_batches_were_shared(fake):
+def test_results_record_that_batches_were_shared(fake):
     runs = make_seeds(fake, (4, 1, 2), batch_seed=4)
     assert train(runs) == ['done'] * 3
     assert measured(fake) == expected((4, 1, 2), batch_seed=4)
@@ -148,7 +151,7 @@ def test_results_tell_that_the_batches_were_shared(fake):
     assert not list(fake.glob('*/*/train.log'))
 
 
-def test_without_shared_batches_nothing_tells_of_them(fake):
+def test_without_shared_batches_nothing_is_recorded(fake):
     run, = make_seeds(fake, (4, ), batch_seed=None)
     assert train([run]) == ['done'] and measured(fake) == {'net/seed4': accuracy_of(weights_of(4, EPOCHS))}
     assert 'batch_seed' not in {**run.record, **run.result} and 'seeds' not in run.record['attempts'][0]
@@ -156,7 +159,7 @@ def test_without_shared_batches_nothing_tells_of_them(fake):
 
 # One process
 
-def test_one_slot_for_each_group_after_its_teacher(fake):
+def test_one_device_for_each_job_after_its_teacher(fake):
     runs, seen = make_table(fake / 'table'), []
     assert train(runs, lambda states: seen.append(list(states.values()))) == ['done'] * 5
     assert measured(fake / 'table') == expected_table()
@@ -164,7 +167,7 @@ def test_one_slot_for_each_group_after_its_teacher(fake):
                            [('two/seed0', 0), ('two/seed1', 0)]]
     assert ['done', 'running', 'waiting', 'running', 'waiting'] in seen
     assert max(Counter(each)['running'] for each in seen) == 2
-    # Side by side, where there are two.
+    # Side by side on two devices.
     happened = len(events(fake))
     assert train(make_table(fake / 'again'), jobs=2) == ['done'] * 5
     order = [(what, name) for what, name, *_ in events(fake)[happened:]]
@@ -172,21 +175,21 @@ def test_one_slot_for_each_group_after_its_teacher(fake):
     assert measured(fake / 'again') == measured(fake / 'table')
 
 
-def test_seeds_that_are_done_are_left_out(fake):
-    """Also the one whose batches the others have."""
+def test_finished_seeds_are_skipped(fake):
+    """Also the seed whose batches the others use."""
     runs = make_seeds(fake)
     assert train(runs[:1]) == ['done']
     before = json.loads((runs[0].work_dir / 'result.json').read_text())
     assert train(runs) == ['done'] * 3 and measured(fake) == expected()
     assert begun(fake) == [[('net/seed0', 0)], [('net/seed1', 0), ('net/seed2', 0)]]
     assert runs[0].result == before and runs[1].record['attempts'][0]['seeds'] == [1, 2]
-    # A job that somebody else's was faster than leaves them out, too.
-    assert start(make_seeds(fake, range(4))).wait() == 0
+    # A job also skips runs that another one finished in the meantime.
+    assert start_job(make_seeds(fake, range(4))).wait() == 0
     assert [run.result['attempts'] for run in runs] == [1] * 3
     assert begun(fake)[2:] == [[('net/seed3', 0)]] and measured(fake) == expected(range(4))
 
 
-def test_seeds_at_different_epochs_go_on_from_the_one_that_all_have(fake):
+def test_seeds_at_different_epochs_resume_from_their_last_common_epoch(fake):
     runs = make_seeds(fake)
     assert train(runs[:2]) == ['done'] * 2
     for run, epoch in zip(runs, (3, 2)):  # as if killed then
@@ -194,7 +197,7 @@ def test_seeds_at_different_epochs_go_on_from_the_one_that_all_have(fake):
         (run.work_dir / 'result.json').unlink()
         for each in range(epoch + 1, EPOCHS + 1):
             (run.work_dir / f'epoch_{each}.pth').unlink()
-    # Of the new ones a process of their own, for they have nothing in common with those.
+    # New seeds have no common checkpoint with them, so they get a separate job.
     runs = make_seeds(fake, range(4))
     assert train(runs) == ['done'] * 4
     assert begun(fake)[1:] == [[('net/seed0', 2), ('net/seed1', 2)], [('net/seed2', 0), ('net/seed3', 0)]]
@@ -209,7 +212,7 @@ def test_seeds_at_different_epochs_go_on_from_the_one_that_all_have(fake):
     ([[], [3, 4], []], [0, 2]),
     ([[3, 4], [4, 5], [5, 6]], [0, 1]),
 ])
-def test_who_can_go_on_with_whom(tmp_path, saved, together):
+def test_which_runs_can_resume_together(tmp_path, saved, together):
     runs = make_seeds(tmp_path)
     for run, epochs in zip(runs, saved):
         run.prepare()
@@ -219,7 +222,7 @@ def test_who_can_go_on_with_whom(tmp_path, saved, together):
     assert [run.seed for run in resumable_together(runs)] == together
 
 
-def test_a_failure_is_that_of_all_and_all_are_tried_again(fake, monkeypatch):
+def test_a_failure_of_one_run_fails_the_job_and_all_are_retried(fake, monkeypatch):
     fake_training.install(monkeypatch, fake, fail=['net/seed1'])
     runs = make_seeds(fake)
     student = Run(fake / 'student' / 'seed0', 'student', 0, EPOCHS, teacher=runs[0])
@@ -235,7 +238,7 @@ def test_a_failure_is_that_of_all_and_all_are_tried_again(fake, monkeypatch):
     assert begun(fake)[1] == [(f'net/seed{seed}', 1) for seed in range(3)]
 
 
-def test_one_that_cannot_be_measured_is_no_others_failure(fake, monkeypatch):
+def test_a_run_that_cannot_be_tested_does_not_fail_the_others(fake, monkeypatch):
     runs = make_seeds(fake)
     for run in runs:
         run.prepare()
@@ -248,20 +251,20 @@ def test_one_that_cannot_be_measured_is_no_others_failure(fake, monkeypatch):
         (Path(command[command.index('--out') + 1]) if '--out' in command else log).write_text('{}')
         return 0
 
-    monkeypatch.setattr(job, '_call', call)
-    assert job.carry_out(runs) == 1
+    monkeypatch.setattr(job, '_run_command', call)
+    assert job.run_job(runs) == 1
     assert [bool(run.result) for run in runs] == [True, False, True]
     assert [bool(run.failure) for run in runs] == [False, True, False]
     assert 'last_checkpoint' in runs[1].failure['log'][-1] and split_by_failure(runs) == [[runs[0], runs[2]], [runs[1]]]
 
 
-def test_stopped_while_it_measures_it_measures_no_more(fake, monkeypatch):
+def test_a_stop_while_writing_results_ends_the_job(fake, monkeypatch):
     runs, measured = make_seeds(fake), []
     for run in runs:
         run.prepare()
-    monkeypatch.setattr(job, '_call', lambda *_: 0)
-    monkeypatch.setattr(job, 'measure', lambda run, *_: measured.append(run) or 128 + signal.SIGTERM)
-    assert job.carry_out(runs) == 128 + signal.SIGTERM
+    monkeypatch.setattr(job, '_run_command', lambda *_: 0)
+    monkeypatch.setattr(job, 'write_result', lambda run, *_: measured.append(run) or 128 + signal.SIGTERM)
+    assert job.run_job(runs) == 128 + signal.SIGTERM
     assert measured == runs[:1] and [run.failure for run in runs] == [None] * 3
 
 
@@ -269,15 +272,15 @@ def test_stopped_while_it_measures_it_measures_no_more(fake, monkeypatch):
 
 @pytest.fixture
 def held(fake):
-    """A group whose training goes no further than its first epoch."""
+    """Start a job whose training pauses after its first epoch."""
     (fake / 'hold').touch()
     runs = make_seeds(fake)
-    process = start(runs)
+    process = start_job(runs)
     wait_for(lambda: all((run.work_dir / 'last_checkpoint').exists() for run in runs))
     return runs, process
 
 
-def test_told_to_stop_it_stops_and_goes_on_later(fake, held):
+def test_a_stopped_job_resumes_later(fake, held):
     runs, process = held
     assert all(run.is_running for run in runs)
     process.terminate()
@@ -288,7 +291,7 @@ def test_told_to_stop_it_stops_and_goes_on_later(fake, held):
     assert begun(fake)[1] == [(f'net/seed{seed}', 1) for seed in range(3)]
 
 
-def test_its_training_holds_all_runs_when_the_job_is_killed(fake, held):
+def test_the_training_keeps_all_locks_when_the_job_is_killed(fake, held):
     runs, process = held
     process.kill()
     process.wait()
@@ -306,10 +309,10 @@ def test_its_training_holds_all_runs_when_the_job_is_killed(fake, held):
     assert measured(fake) == expected() and not list(fake.glob('*/*/CLASH'))
 
 
-def test_while_somebody_else_has_one_the_others_wait(fake):
+def test_while_another_process_trains_a_run_the_others_wait(fake):
     (fake / 'hold').touch()
     runs = make_seeds(fake)
-    process, seen = start(runs[1:2]), []
+    process, seen = start_job(runs[1:2]), []
     wait_for(lambda: events(fake))
 
     def watch(states):
@@ -322,13 +325,13 @@ def test_while_somebody_else_has_one_the_others_wait(fake):
     assert begun(fake) == [[('net/seed1', 0)], [('net/seed0', 0), ('net/seed2', 0)]]
 
 
-def test_a_job_does_not_begin_where_one_run_is_taken(fake, monkeypatch, held):
+def test_a_job_does_not_start_if_a_run_is_locked(fake, monkeypatch, held):
     runs, process = held
     others = make_seeds(fake, (3, 1))
     for run in others:
         run.prepare()
-    with pytest.raises(RuntimeError, match='net, seed 1 is running in another process'):
-        job.carry_out(others)
+    with pytest.raises(UserError, match='net, seed 1 '):
+        job.run_job(others)
     assert not others[0].is_running and others[0].record['attempts'] == []
     process.terminate()
     process.wait()
@@ -343,7 +346,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_results(fake, monkeypatch):
         tool = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         wait_for(lambda happened=happened: events(fake) != happened)
         time.sleep((0.15, 0.33)[moment])
-        (fake / 'hold').touch()  # by itself no training ends now
+        (fake / 'hold').touch()  # no training can finish now
         tool.send_signal(number)
         assert tool.wait() != 0
         wait_for(lambda: not trainings_in(fake))
@@ -353,22 +356,24 @@ def test_killed_at_any_moment_it_ends_with_the_same_results(fake, monkeypatch):
     assert [tool.wait() for tool in tools] == [0, 0]
     assert measured(fake / 'table') == expected_table()
     assert not list(fake.glob('table/*/*/CLASH')) and not list(fake.glob('table/*/*/failure.json'))
-    assert any(epoch for process in begun(fake) for _, epoch in process)  # some went on from a checkpoint
+    assert any(epoch for process in begun(fake) for _, epoch in process)  # some resumed from a checkpoint
 
 
-def test_folders_that_are_no_group(fake):
+def test_a_job_refuses_runs_that_do_not_share_batches(fake):
     runs = [*make_seeds(fake, (0, )), *make_seeds(fake, (0, ), 'other')]
     for run in runs:
         run.prepare()
     done = subprocess.run([sys.executable, '-m', 'mmat.reproduce.job', *(str(run.work_dir) for run in runs)],
                           capture_output=True, text=True)
-    assert done.returncode == 2 and 'net, seed 0, other, seed 0 are no training together' in done.stderr
+    assert done.returncode == 2
+    for label in ('net, seed 0', 'other, seed 0'):
+        assert label in ' '.join(done.stderr.split())
 
 
 # Wall time
 
 def test_wall_time_is_a_share_of_the_process(fake, monkeypatch):
-    """30 s of three, and 50 s of two that a log of the run's own tells: 10 s and 25 s."""
+    """30 s with three runs, and 50 s with two, by the time of their logs: 10 s and 25 s for each."""
     runs = make_seeds(fake)
     for run in runs:
         run.prepare()
@@ -381,7 +386,7 @@ def test_wall_time_is_a_share_of_the_process(fake, monkeypatch):
         own.parent.mkdir(parents=True)
         own.touch()
         os.utime(own, (begin + 1050, begin + 1050))
-    # Of the other, whose training came after.
+    # Not counted: the shared log was written by the other run later.
     runs[1].log.touch()
     os.utime(runs[1].log, (begin + 4000, begin + 4000))
     assert train(runs) == ['done'] * 3

@@ -18,7 +18,7 @@ from mmat.reproduce.provenance import describe_code, describe_hardware, describe
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A repository with one commit; gives its folder and its hash."""
+    """Make a repository with one commit; return its folder and the commit's hash."""
     def git(*words):
         return subprocess.run(['git', '-C', str(tmp_path), '-c', 'user.name=n', '-c', 'user.email=e', *words],
                               check=True, capture_output=True, text=True).stdout.strip()
@@ -35,16 +35,16 @@ def checkout(tmp_path, monkeypatch):
 def test_the_commit_and_whether_it_was_changed(checkout):
     folder, commit = checkout
     assert describe_code()['commit'] == commit[:12]
-    (folder / 'README.md').write_text('two')  # trains nothing
+    (folder / 'README.md').write_text('two')  # not code
     (folder / 'mmat' / 'new.py').write_text('two')
     assert describe_code()['commit'] == commit[:12]
     (folder / 'mmat' / 'a.py').write_text('two')
     assert describe_code()['commit'] == f'{commit[:12]}+'
 
 
-def test_no_commit_outside_of_a_checkout(checkout, tmp_path_factory, monkeypatch):
+def test_no_commit_outside_a_checkout(checkout, tmp_path_factory, monkeypatch):
     folder, _ = checkout
-    monkeypatch.setattr(provenance, 'zoo_root', lambda: folder / 'mmat')  # installed inside of another repository
+    monkeypatch.setattr(provenance, 'zoo_root', lambda: folder / 'mmat')  # installed inside another repository
     assert describe_code()['commit'] is None
     outside = tmp_path_factory.mktemp('outside')
     monkeypatch.setattr(provenance, 'zoo_root', lambda: outside)
@@ -56,13 +56,13 @@ def test_no_commit_outside_of_a_checkout(checkout, tmp_path_factory, monkeypatch
 
 def test_versions():
     modules = (mmat, torch, torchvision, mmengine, mmpretrain, numpy)
-    # A build's own suffix, such as +cpu, may be in the one or the other.
+    # Either version may have a local suffix such as +cpu.
     expected = {module.__name__: module.__version__.split('+')[0] for module in modules}
     assert {name: version.split('+')[0] for name, version in describe_code()['versions'].items()} == {
         **expected, 'python': platform.python_version()}
 
 
-def test_the_cores_that_may_be_used(monkeypatch):
+def test_the_available_cores(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     count = int(subprocess.run(['nproc'], env={'PATH': os.environ['PATH']}, capture_output=True, check=True).stdout)
     found = re.fullmatch(r'(\d+) cores? of (.+)', describe_hardware())
@@ -74,7 +74,7 @@ def test_the_cores_that_may_be_used(monkeypatch):
     assert describe_hardware() == '1 core of X'
 
 
-def test_the_gpus_that_share_a_training(monkeypatch):
+def test_the_gpus_of_a_training(monkeypatch):
     monkeypatch.setattr('shutil.which', lambda name: '/bin/nvidia-smi')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'NVIDIA Z')
@@ -87,7 +87,7 @@ def test_the_gpus_that_share_a_training(monkeypatch):
     ("dict(type='AmpOptimWrapper')", 'mixed precision'),
     ("dict(type='mmat.AutocastOptimWrapper')", 'bf16 autocast'),
 ])
-def test_the_precision_of_the_last_start(tmp_path, wrapper, precision):
+def test_the_precision_of_the_last_attempt(tmp_path, wrapper, precision):
     assert describe_precision(tmp_path) == 'fp32'
     for name, text in (('20260102', wrapper), ('20260101', "dict(type='Other')")):
         (tmp_path / name / 'vis_data').mkdir(parents=True)

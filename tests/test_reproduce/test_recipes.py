@@ -1,4 +1,4 @@
-"""The recipes that come with the project, held against the papers' tables."""
+"""The recipes in `recipes`, compared with the papers' tables."""
 import re
 import shutil
 from functools import lru_cache
@@ -13,7 +13,7 @@ from mmat.reproduce.recipe import name_of, plan, read_recipe
 
 RECIPES = {path.stem: str(path) for path in sorted(ROOT.glob('recipes/*.py'))}
 
-# Student, teacher, and the numbers in print.
+# Student, teacher, and the published numbers.
 TABLE_1 = [
     ('NIN-thin', 'NIN-wide', 9.38, 8.93, 9.05, 8.55, 8.33, 7.28),
     ('WRN-16-1', 'WRN-16-2', 8.77, 7.93, 8.51, 7.41, 7.51, 6.31),
@@ -45,7 +45,7 @@ def single(rows, column='error', suffix=''):
     return [(row, column, name + suffix, number) for row, name, number in rows]
 
 
-# What the cells are to be, in the order of the papers: row, column, config, published.
+# The expected cells, in the order of the papers: row, column, config, published.
 TABLES = {
     'at_digits': single([
         ('teacher WRN-16-2', 'wrn16-2_1xb32_digits', None),
@@ -103,8 +103,8 @@ TABLES = {
 }
 SEEDS = dict(at_digits=5, at_table1=5, at_table2=5, at_table2_layers=5, at_table3=3, at_table4=3, at_imagenet=1,
              at_cifar100=3, ltpa_cifar100=1)
-# Recipes with numbers that were recalled and not read again.
-RECALLED = ('at_table2_layers', 'ltpa_cifar100')
+# Recipes with published numbers that were not read in the paper.
+UNVERIFIED = ('at_table2_layers', 'ltpa_cifar100')
 
 every_recipe = pytest.mark.parametrize('name', RECIPES)
 
@@ -127,7 +127,7 @@ def planned(name, **options):
     return plan(read(name), Path('work'), **options)
 
 
-def test_every_recipe_is_held_against_a_table():
+def test_every_recipe_has_an_expected_table():
     assert set(RECIPES) == set(TABLES) == set(SEEDS)
 
 
@@ -145,7 +145,7 @@ def test_each_student_has_the_teacher_of_its_config_and_all_share_its_first_seed
         taught_by = parts(name_of(cell.config))[2]
         teacher = cell.get('teacher') and name_of(cell.teacher)
         assert (teacher and parts(teacher)[0]) == taught_by
-        # No teacher has one itself, and both see the same data.
+        # No teacher has a teacher, and both use the same data.
         assert teacher is None or parts(teacher)[1] is None and parts(teacher)[5] == parts(name_of(cell.config))[5]
         for run in runs[name_of(cell.config)]:
             assert (run.teacher and (run.teacher.name, run.teacher.seed)) == (teacher and (teacher, 0))
@@ -181,7 +181,7 @@ def test_the_metrics_are_measured_by_the_configs(name):
 
 @every_recipe
 @pytest.mark.parametrize('processes', [None, 1, 2])
-def test_the_whole_batch_is_the_one_that_the_rate_is_for(name, processes):
+def test_the_total_batch_size_fits_the_learning_rate(name, processes):
     recipe = read(name)
     for group in plan(recipe, Path('work'), seeds=1, processes=processes).values():
         for run in group:
@@ -190,7 +190,7 @@ def test_the_whole_batch_is_the_one_that_the_rate_is_for(name, processes):
             assert run.processes == (processes or recipe.gpus_per_run)
             assert each * run.processes == config.auto_scale_lr.base_batch_size
             if processes is None:
-                # The processes of the recipe are those of the configs' names.
+                # The recipe's processes match the configs' names.
                 assert run.processes == parts(run.name)[3] and not run.options
 
 
@@ -203,10 +203,10 @@ def test_a_tenth_of_the_epochs(name):
 
 
 @every_recipe
-def test_what_a_reader_must_know(name):
+def test_the_note_of_each_recipe(name):
     recipe = read(name)
     assert len(recipe.note) > 80 and recipe.note.endswith('.')
-    assert name not in RECALLED or 'not checked there again' in recipe.note
+    assert name not in UNVERIFIED or 'not verified' in recipe.note
     for path in re.findall(r'configs/[\w/]+(?:\.md)?', recipe.note):
         assert (ROOT / path).exists()
     for number in re.findall(r'\d\d\.\d\d', recipe.note):
@@ -231,7 +231,7 @@ def test_tables_can_share_their_trainings_in_one_folder():
             assert all(specification(run) in known for run in runs[each])
 
 
-# Recipes of a user's own
+# Recipes of users
 
 def test_a_copied_recipe_works_from_any_folder(tmp_path, monkeypatch):
     shutil.copy(RECIPES['at_table2'], tmp_path / 'mine.py')
@@ -241,7 +241,7 @@ def test_a_copied_recipe_works_from_any_folder(tmp_path, monkeypatch):
         'wrn16-2_1xb128_cifar10': 1, 'wrn16-1_at-fmax1-wrn16-2_1xb128_cifar10': 5}
 
 
-def test_configs_in_a_folder_of_ones_own_by_relative_paths(tmp_path, monkeypatch):
+def test_relative_paths_of_configs_in_another_folder(tmp_path, monkeypatch):
     configs = tmp_path / 'experiments' / 'configs'
     configs.mkdir(parents=True)
     zoo = ROOT / 'configs'
@@ -259,7 +259,7 @@ def test_configs_in_a_folder_of_ones_own_by_relative_paths(tmp_path, monkeypatch
     assert list(runs) == ['big_4xb16_digits', 'small']
     teacher, = runs['big_4xb16_digits']
     assert [(run.seed, run.teacher) for run in runs['small']] == [(3, teacher), (4, teacher)]
-    # Four times sixteen, which one process takes at once.
+    # 4 x 16, in one process.
     assert (teacher.seed, teacher.options) == (3, {'train_dataloader.batch_size': 64})
     assert runs['small'][0].work_dir == Path('work/small/seed3') and not runs['small'][0].options
     assert 'model.teacher.checkpoint=work/big_4xb16_digits/seed3' in runs['small'][0].command()

@@ -3,6 +3,7 @@ import json
 import pytest
 from mmengine.config import Config
 
+from mmat.errors import FileError, MissingFileError
 from mmat.reproduce.recipe import plan
 from mmat.reproduce.results import COLUMNS, collect, read_csv, shared_batches_note, summarise, write_csv
 
@@ -23,7 +24,7 @@ def recipe():
 
 @pytest.fixture
 def finish():
-    """Leaves what a finished training leaves."""
+    """Write the files of a finished run."""
 
     def finish(run, accuracy):
         run.prepare()
@@ -41,19 +42,19 @@ def rows(recipe, tmp_path, finish):
     finish(plans[TEACHER][0], 99.)
     for run, accuracy in zip(plans[STUDENT], (80., 70., 79.00001)):
         finish(run, accuracy)
-    for run, accuracy in zip(plans[AT], (88., 82.25)):  # the third is not done
+    for run, accuracy in zip(plans[AT], (88., 82.25)):  # the third is unfinished
         finish(run, accuracy)
     return collect('digits', recipe, plans)
 
 
-def test_a_row_for_each_cell_and_seed_that_is_done(rows):
+def test_a_row_for_each_cell_and_finished_seed(rows):
     assert [(row['row'], row['column'], row['seed'], row['value']) for row in rows] == [
         ('teacher', 'a', 7, 1.0), ('student', 'a', 0, 20.0), ('student', 'a', 1, 30.0), ('student', 'a', 2, 21.0),
         ('AT', 'a', 0, 12.0), ('AT', 'a', 1, 17.75), ('AT', 'top 5', 0, 11.0), ('AT', 'top 5', 1, 16.75)]
     assert all(tuple(row) == COLUMNS for row in rows)
 
 
-def test_a_row_tells_where_it_is_from(rows):
+def test_a_row_records_its_origin(rows):
     assert rows[4] == dict(
         VERSIONS, recipe='digits', row='AT', column='a', published=None, measure='error', value=12.0,
         metric='accuracy/top1', config=AT, seed=0, batch_seed=None, epochs=3, planned_epochs=60, processes=1,
@@ -64,7 +65,7 @@ def test_a_row_tells_where_it_is_from(rows):
     assert rows[1]['teacher'] is rows[1]['teacher_seed'] is rows[1]['teacher_sha256'] is None
 
 
-def test_accuracies_where_the_recipe_is_of_them(recipe, tmp_path, finish):
+def test_accuracies_if_the_recipe_asks_for_them(recipe, tmp_path, finish):
     recipe.measure = 'accuracy'
     plans = plan(recipe, tmp_path, only=[TEACHER])
     finish(plans[TEACHER][0], 98.7654321)
@@ -83,12 +84,12 @@ def test_the_summary_by_hand(rows):
     assert summaries['student', 'a'] == dict(
         values={0: 20.0, 1: 30.0, 2: 21.0}, median=21.0, min=20.0, max=30.0, published=20.5, difference=0.5,
         config=STUDENT, epochs=3, planned_epochs=60)
-    # Of two, their mean.
+    # The median of two is their mean.
     assert summaries['AT', 'a']['median'] == 14.875 and summaries['AT', 'a']['difference'] is None
     assert summaries['teacher', 'a']['values'] == {7: 1.0}
 
 
-def test_what_is_written_is_read_back(rows, tmp_path):
+def test_rows_are_read_back(rows, tmp_path):
     rows[0]['row'] = 'a "row", of two\nlines: ü'
     write_csv(rows, tmp_path / 'results' / 'digits.csv')
     assert read_csv(tmp_path / 'results' / 'digits.csv') == rows
@@ -101,13 +102,13 @@ def test_what_is_written_is_read_back(rows, tmp_path):
 @pytest.mark.parametrize('header', ['', 'row,column\n', ','.join(COLUMNS[:-1]) + '\n', ','.join(COLUMNS[::-1]) + '\n'])
 def test_other_columns_are_refused(tmp_path, header):
     (tmp_path / 'x.csv').write_text(header)
-    with pytest.raises(ValueError, match="x.csv' is no file of results: its columns are"):
+    with pytest.raises(FileError, match="x.csv'.*batch_seed"):
         read_csv(tmp_path / 'x.csv')
 
 
-def test_a_file_of_before_seeds_could_share_batches(rows, tmp_path):
+def test_an_older_file_without_batch_seeds(rows, tmp_path):
     for row in rows:
-        row['options'] = None  # that has a comma
+        row['options'] = None  # they contain a comma
     write_csv(rows, tmp_path / 'x.csv')
     lines = [line.split(',') for line in (tmp_path / 'x.csv').read_text().splitlines() if '"' not in line]
     assert lines[0][8:10] == ['seed', 'batch_seed'] and all(line[9] == '' for line in lines[1:])
@@ -119,7 +120,7 @@ def test_shared_batches_are_in_the_row(recipe, tmp_path, finish):
     runs = plan(recipe, tmp_path, share_batches=True)[STUDENT]
     for run in runs:
         finish(run, 80.)
-    # What a run was trained with counts, not what is planned now.
+    # The batch seed of the result is used, not the planned one.
     for run, batch_seed in zip(runs, (7, 0)):
         result = {**run.result, 'batch_seed': batch_seed}
         (run.work_dir / 'result.json').write_text(json.dumps(result))
@@ -133,10 +134,10 @@ def seeds_of(config, *batches):
     return [dict(config=config, seed=seed, batch_seed=batch_seed) for seed, batch_seed in enumerate(batches)]
 
 
-@pytest.mark.parametrize('rows, told', [
+@pytest.mark.parametrize('rows, expected', [
     ([], ''),
     (seeds_of('a', None, None, None), ''),
-    (seeds_of('a', 0), ''),  # one has no spread
+    (seeds_of('a', 0), ''),  # a single seed has no spread
     (seeds_of('a', 0, 0, 0, 0, 0), 'Seeds 0 to 4'),
     (seeds_of('a', 0, 0), 'Seeds 0 and 1'),
     (seeds_of('a', 0, None, 0, 0), 'Seeds 0, 2 and 3'),
@@ -144,12 +145,11 @@ def seeds_of(config, *batches):
     (seeds_of('a', 0, 0, 0) + seeds_of('b', None, None), 'Seeds 0 to 2 of a'),
     (seeds_of('a', 0, 0, 0) + seeds_of('b', 0, 0) + seeds_of('c', 1, 1, 1), 'Seeds 0 to 2 of a, c; seeds 0 and 1 of b'),
 ])
-def test_what_the_spread_does_not_hold_is_said(rows, told):
-    assert shared_batches_note(rows) == (told and (
-        f'{told} saw the same batches: their spread holds the chance of the initialisation, not that of the order and '
-        'augmentation of the data.'))
+def test_the_note_on_shared_batches_names_the_seeds(rows, expected):
+    note = shared_batches_note(rows)
+    assert note.startswith(f'{expected} share ') if expected else note == ''
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match='x.csv'):
+    with pytest.raises(MissingFileError, match='x.csv'):
         read_csv(tmp_path / 'x.csv')

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmat.reproduce import group
+from mmat.errors import ConfigError, FileError, MissingFileError
+from mmat.reproduce import joint_runs
 from mmat.reproduce.run import Run, open_run, read_json
 
 HOLDER = ('import fcntl, sys, time; file = open(sys.argv[1], "w"); fcntl.flock(file, fcntl.LOCK_EX); '
@@ -23,7 +24,7 @@ def student(run, tmp_path):
     return Run(tmp_path / 'taught' / 'seed0', 'configs/taught.py', 0, 10, teacher=run)
 
 
-def test_what_is_written_down_is_read_back(student, run):
+def test_a_run_is_read_back(student, run):
     run.prepare()
     student.prepare()
     again = open_run(student.work_dir)
@@ -46,38 +47,40 @@ def test_the_whole_table_can_be_moved(student, run, tmp_path):
 
 
 def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match='holds no run of a table: it has no run.json'):
+    with pytest.raises(MissingFileError, match=f'{tmp_path}.*run.json'):
         open_run(tmp_path)
 
 
-@pytest.mark.parametrize('key, value, told', [
-    ('seed', 4, 'seed: 4 there, 3 here'),
-    ('epochs', 9, 'epochs: 9 there, 10 here'),
-    ('options', {}, r"options: \{\} there, \{'train_cfg.max_epochs': 10\} here"),
-    ('processes', 2, 'processes: 2 there, 1 here'),
-    ('teacher', '../../x/seed0', "teacher: '../../x/seed0' there, None here"),
+@pytest.mark.parametrize('key, value, planned', [
+    ('seed', 4, 3),
+    ('epochs', 9, 10),
+    ('options', {}, {'train_cfg.max_epochs': 10}),
+    ('processes', 2, 1),
+    ('teacher', '../../x/seed0', None),
 ])
-def test_another_kind_of_training_is_refused(run, key, value, told):
+def test_other_settings_are_refused(run, key, value, planned):
     run.prepare()
     record = {**run.record, key: value}
     (run.work_dir / 'run.json').write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=f"net/seed3' holds another training .{told}.; take another --work-dir"):
+    with pytest.raises(ConfigError) as error:
         run.prepare()
+    for part in ("net/seed3'", f'{key} ', repr(value), repr(planned), '--work-dir'):
+        assert part in str(error.value)
     assert run.record == record
 
 
-def test_a_config_may_be_named_otherwise(run):
+def test_a_config_may_be_spelled_differently(run):
     run.prepare()
     Run(**{**vars(run), 'config': 'configs/net.py'}).prepare()
     assert run.record['config'] == 'net'
 
 
-def test_a_config_that_was_changed(run):
-    """What is done stays what it is; what is half done does not go on as something else."""
+def test_a_config_that_has_changed(run):
+    """A finished run stays valid; an unfinished one is not continued with another config."""
     run.prepare()
     changed = Run(**{**vars(run), 'config_hash': 'two'})
     assert changed.is_outdated and not run.is_outdated
-    with pytest.raises(ValueError, match='the config net was changed since .*net/seed3. was begun'):
+    with pytest.raises(ConfigError, match=" net .*net/seed3'"):
         changed.prepare()
     (run.work_dir / 'result.json').write_text('{"metrics": {}}')
     changed.prepare()
@@ -93,7 +96,7 @@ def test_attempts_are_kept(run):
 
 
 @pytest.mark.parametrize('blocked', ['.', 'net'])
-def test_where_nothing_can_be_written(tmp_path, blocked):
+def test_a_folder_that_cannot_be_written_to(tmp_path, blocked):
     (tmp_path / 'table').mkdir()
     place = tmp_path / 'table' / blocked
     if blocked == '.':
@@ -101,16 +104,15 @@ def test_where_nothing_can_be_written(tmp_path, blocked):
     place.write_text('a file')
     run = Run(tmp_path / 'table' / 'net' / 'seed0', 'net', 0, 1)
     assert run.record == {} and run.result is None and not run.is_running
-    with pytest.raises(OSError, match="nothing can be written to '.*net/seed0' .*; take another --work-dir"):
+    with pytest.raises(FileError, match="net/seed0'.*--work-dir"):
         run.prepare()
 
 
-@pytest.mark.parametrize('name, advice', [
-    ('run', "delete its folder '.*seed3'"), ('result', 'delete it,'), ('failure', 'delete it,')])
-def test_a_damaged_file_is_told(run, name, advice):
+@pytest.mark.parametrize('name, deleted', [('run', "seed3'"), ('result', 'the file'), ('failure', 'the file')])
+def test_a_damaged_file(run, name, deleted):
     run.prepare()
     (run.work_dir / f'{name}.json').write_text('{"config": ')
-    with pytest.raises(ValueError, match=f"{name}.json' is damaged .*{advice}"):
+    with pytest.raises(FileError, match=f"{name}.json' .*Delete .*{deleted}"):
         getattr(run, 'record' if name == 'run' else name)
 
 
@@ -124,16 +126,16 @@ def test_the_lock_is_for_one_process(run):
     holder.stdout.readline()
     with run.lock() as mine:
         assert mine is None and run.is_running
-    holder.kill()  # SIGKILL: it cannot clear up
+    holder.kill()  # SIGKILL: it cannot clean up
     holder.wait()
     holder.stdout.close()
     with run.lock() as mine:
         assert mine is not None
-        assert run.is_running  # also for whoever asks here
+        assert run.is_running  # also if asked from this process
     assert not run.is_running
 
 
-def test_children_hold_the_lock_too(run):
+def test_child_processes_hold_the_lock_too(run):
     run.prepare()
     with run.lock() as mine:
         child = subprocess.Popen([sys.executable, '-S', '-c', 'input()'], stdin=subprocess.PIPE, pass_fds=[mine])
@@ -179,7 +181,7 @@ def test_options_as_arguments(tmp_path):
 
 @pytest.fixture
 def started(run, monkeypatch):
-    """Starts the run with a device; gives the job's environment and the cores that it may use."""
+    """Start the run with a device; return the environment of the job."""
     monkeypatch.setattr(sys, 'executable', '/bin/sh')
     popen = subprocess.Popen
 
@@ -189,7 +191,7 @@ def started(run, monkeypatch):
         commands = []
         monkeypatch.setattr(subprocess, 'Popen', lambda command, **kwargs: commands.append(command) or popen(
             ['sh', '-c', 'env; taskset -cp $$ 2>/dev/null'], **kwargs))
-        assert group.start([Run(**{**vars(run), 'processes': processes})], device).wait() == 0
+        assert joint_runs.start_job([Run(**{**vars(run), 'processes': processes})], device).wait() == 0
         assert commands == [['/bin/sh', '-m', 'mmat.reproduce.job', str(run.work_dir), '--parent', str(os.getpid())]]
         lines = (run.work_dir / 'train.log').read_text().splitlines()
         return dict(line.split('=', 1) for line in lines if '=' in line)
@@ -199,7 +201,7 @@ def started(run, monkeypatch):
 
 @pytest.mark.parametrize('visible, gpus, expected', [
     ('', [0, 2], '0,2'),
-    ('5,6,7', [0, 2], '5,7'),  # they are counted among those that this process may use
+    ('5,6,7', [0, 2], '5,7'),  # indices among the GPUs that this process may use
     ('GPU-aa,GPU-bb', [1], 'GPU-bb'),
 ])
 def test_a_job_gets_its_gpus(started, visible, gpus, expected):

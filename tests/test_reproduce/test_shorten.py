@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config, DictAction
 
+from mmat.errors import ConfigError
 from mmat.reproduce.shorten import shorten
 from mmat.tooling.schedules import simulate_schedules
 
@@ -14,7 +15,7 @@ WARM = [dict(type='LinearLR', start_factor=0.1, begin=0, end=20),
 
 @pytest.fixture
 def make_config(network_config, distiller_config):
-    """A training of 200 epochs."""
+    """Make a config with 200 epochs."""
 
     def make(schedulers, weight=None, **train_cfg):
         model = network_config() if weight is None else distiller_config(dict(weight=weight))
@@ -27,7 +28,7 @@ def make_config(network_config, distiller_config):
 
 
 def shortened(config, scale):
-    """The config with the options that a command line takes, spelt out and read again."""
+    """Return the config with the options, written and parsed as on a command line."""
     arguments = [f'{key}={str(value).replace(" ", "")}' for key, value in shorten(config, scale).items()]
     options = {key: DictAction._parse_iterable(value) for key, value in (each.split('=', 1) for each in arguments)}
     config = copy.deepcopy(config)
@@ -36,13 +37,13 @@ def shortened(config, scale):
 
 
 def curves(config, kind='optimizer'):
-    """A value for each epoch: of the learning rate, or of the head's weight."""
+    """Return the learning rate, or the head's weight, of each epoch."""
     values = simulate_schedules(config, 1)[kind]
     return next(iter(values.values()))
 
 
 def assert_alike(one, other):
-    """At each share of a training the same, to an epoch of the shorter one."""
+    """Check that both are equal at each fraction of the training, within an epoch of the shorter one."""
     coarse, fine = sorted((one, other), key=len)
     ratio = len(fine) / len(coarse)
     for epoch, value in enumerate(coarse):
@@ -63,7 +64,7 @@ def assert_alike(one, other):
 ], ids=lambda schedulers: ' and '.join(
     each['type'] for each in (schedulers if isinstance(schedulers, list) else [schedulers])))
 @pytest.mark.parametrize('scale', [0.1, 0.5, 2])
-def test_the_rate_at_each_share_of_the_training(make_config, schedulers, scale):
+def test_the_learning_rate_at_each_fraction_of_the_training(make_config, schedulers, scale):
     long, short = make_config(schedulers), shortened(make_config(schedulers), scale)
     assert short.train_cfg.max_epochs == 200 * scale
     assert len(curves(short)) == 200 * scale
@@ -71,7 +72,7 @@ def test_the_rate_at_each_share_of_the_training(make_config, schedulers, scale):
 
 
 @pytest.mark.parametrize('schedulers', [MULTI, dict(type='StepLR', step_size=40, gamma=0.5)])
-def test_steps_are_at_the_same_share(make_config, schedulers):
+def test_steps_are_at_the_same_fraction(make_config, schedulers):
     long, short = make_config(schedulers), shortened(make_config(schedulers), 0.05)
     np.testing.assert_allclose(curves(short), curves(long)[::20])
 
@@ -88,13 +89,13 @@ def test_by_hand(make_config):
     assert shorten(make_config(None), 0.1) == {'train_cfg.max_epochs': 20}
 
 
-def test_what_counts_iterations_is_left(make_config):
+def test_schedules_by_iteration_are_unchanged(make_config):
     config = make_config([dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=500), MULTI])
     assert shorten(config, 0.1) == {'train_cfg.max_epochs': 20, 'param_scheduler.1.milestones': [6, 12, 16]}
 
 
 @pytest.mark.parametrize('schedulers', [MULTI, WARM, dict(type='ExponentialLR', gamma=0.98)])
-def test_one_epoch_is_trained_at_the_first_rate(make_config, schedulers):
+def test_one_epoch_is_trained_at_the_first_learning_rate(make_config, schedulers):
     rates = curves(shortened(make_config(schedulers), 0.001))
     assert rates == pytest.approx([0.01 if schedulers is WARM else 0.1])
 
@@ -110,7 +111,7 @@ WEIGHTS = [
 
 @pytest.mark.parametrize('weight', WEIGHTS, ids=str)
 @pytest.mark.parametrize('scale', [0.1, 2])
-def test_weights_of_heads_are_at_the_same_share(make_config, weight, scale):
+def test_weights_of_heads_at_each_fraction_of_the_training(make_config, weight, scale):
     config = make_config(MULTI, weight)
     whole, part = curves(config, 'heads'), curves(shortened(config, scale), 'heads')
     assert len(part) == 200 * scale
@@ -119,23 +120,23 @@ def test_weights_of_heads_are_at_the_same_share(make_config, weight, scale):
 
 @pytest.mark.parametrize('weight', WEIGHTS, ids=str)
 @pytest.mark.parametrize('epochs', [1, 2, 3])
-def test_however_short_the_heads_take_it(make_config, weight, epochs):
+def test_weight_schedules_stay_valid_in_very_short_trainings(make_config, weight, epochs):
     part = curves(shortened(make_config(MULTI, weight), epochs / 200), 'heads')
     assert len(part) == epochs and part[0] == 1000 and (np.diff(part) <= 0).all()
 
 
-def test_a_constant_weight_is_left(make_config):
+def test_a_constant_weight_is_unchanged(make_config):
     assert set(shorten(make_config(MULTI, 100.), 0.1)) == {'train_cfg.max_epochs', 'param_scheduler.milestones'}
 
 
 @pytest.mark.parametrize('scale', [0, -1, float('nan'), float('inf')])
 def test_impossible_scales(make_config, scale):
-    with pytest.raises(ValueError, match=f'can be scaled by a positive number only, got {scale}'):
+    with pytest.raises(ConfigError, match=f'--epochs-scale .*{scale}'):
         shorten(make_config(MULTI), scale)
 
 
 def test_iterations_are_refused(make_config):
     config = make_config(MULTI)
     config.train_cfg = dict(by_epoch=False, max_iters=1000)
-    with pytest.raises(ValueError, match='c.py counts its training in iterations; only epochs can be scaled'):
+    with pytest.raises(ConfigError, match='c.py .*iterations'):
         shorten(config, 0.1)
