@@ -1,16 +1,16 @@
-"""Images as a network sees them."""
+"""Undo the normalisation of a data preprocessor."""
 import torch.nn as nn
 from torch import Tensor
 
 
 def denormalize(preprocessor: nn.Module, batch: dict, training: bool = False) -> Tensor:
-    """A batch after a network's data preprocessor, its normalisation undone.
+    """Preprocess a batch and undo the normalisation, to show the images that a network receives.
 
     Args:
-        preprocessor (nn.Module): With ``mean`` and ``std`` where it normalises.
-        batch (dict): As the loader gives it; ``inputs`` are on the scale of pictures, 0 to 255, or, where they are
-            floating point and none is above 1, 0 to 1.
-        training (bool): Whether the preprocessor augments. Defaults to False.
+        preprocessor (nn.Module): Data preprocessor, with ``mean`` and ``std`` if it normalises.
+        batch (dict): A batch of the data loader. ``inputs`` are in 0 to 255, or in 0 to 1 if they are floating point
+            and none exceeds 1.
+        training (bool): Apply the training augmentation. Defaults to False.
 
     Returns:
         Tensor: RGB in [0, 1], shape (N, 3, H, W), float32, on the CPU.

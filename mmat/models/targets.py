@@ -1,15 +1,17 @@
-"""Labels of a batch, and their names."""
+"""Labels of a batch and names of classes."""
 from typing import List, Optional, Sequence
 
 import torch
 from torch import Tensor
 
+from mmat.errors import DataError
+
 
 def read_targets(data_samples: list) -> Tensor:
-    """Labels of a batch, shape (N, ), or their scores, (N, classes), where it has scores.
+    """Return the labels of a batch, shape (N, ), or its scores, shape (N, classes), if all samples have scores.
 
     Raises:
-        ValueError: It has neither.
+        DataError: The batch has neither.
     """
     if hasattr(data_samples, 'gt_label'):
         return data_samples.gt_label
@@ -18,19 +20,19 @@ def read_targets(data_samples: list) -> Tensor:
         return torch.stack([sample.gt_score for sample in samples])
     if samples and all('gt_label' in sample and len(sample.gt_label) == 1 for sample in samples):
         return torch.cat([sample.gt_label for sample in samples])
-    raise ValueError('the targets of a batch are wanted, but it has no labels (one, or scores, for each image)')
+    raise DataError('The batch has no targets: each image needs one label (`gt_label`) or scores (`gt_score`).')
 
 
 def class_names(dataset) -> Optional[Sequence[str]]:
-    """Names of the classes, by label; None of a dataset that does not know them."""
+    """Return the class names of a dataset by label, or None if it has none."""
     return (getattr(dataset, 'metainfo', None) or {}).get('classes')
 
 
 def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:
-    """The class of each image of a batch, in words where there are some; empty where there are no labels."""
+    """Return the class of each image of a batch, by name if ``classes`` is given; empty if the batch has no labels."""
     try:
         targets = read_targets(batch['data_samples'])
-    except (KeyError, ValueError):
+    except (KeyError, DataError):
         return []
     labels = targets if targets.dim() == 1 else targets.argmax(1)
     return [classes[label] if classes else str(int(label)) for label in labels]

@@ -1,4 +1,4 @@
-"""Layers of transformers: their tokens read as activations."""
+"""Read the tokens of transformer layers as activations."""
 from typing import Optional, Tuple
 from weakref import WeakKeyDictionary
 
@@ -8,25 +8,24 @@ from torch import Tensor
 from mmat.attention import tokens_to_features
 from mmat.attention.tokens import token_grid
 
-# What transformers, mmpretrain's and timm's, have and other networks have not.
-_SIGNS = ('patch_embed', 'num_extra_tokens', 'num_prefix_tokens', 'output_fmt')
+# Attributes that identify the transformers of mmpretrain and timm.
+_TRANSFORMER_ATTRIBUTES = ('patch_embed', 'num_extra_tokens', 'num_prefix_tokens', 'output_fmt')
 
-
-# Network -> layer -> name of the transformer that it is part of: looking for it takes longer than reading the layer.
-_known = WeakKeyDictionary()
+# Network -> layer -> path of its transformer. Cached, because the search takes longer than reading the layer.
+_cache = WeakKeyDictionary()
 
 
 def token_network(model: nn.Module, path: str) -> Optional[nn.Module]:
-    """The transformer that a layer is part of, the innermost; None where it is part of none.
+    """Return the innermost transformer that contains a layer, or None.
 
     Args:
         model (nn.Module): The network.
         path (str): Module path of the layer.
     """
-    known = _known.setdefault(model, {})
-    if path not in known:
-        known[path] = _find_token_network(model, path)
-    return None if known[path] is None else model.get_submodule(known[path])
+    cached = _cache.setdefault(model, {})
+    if path not in cached:
+        cached[path] = _find_token_network(model, path)
+    return None if cached[path] is None else model.get_submodule(cached[path])
 
 
 def _find_token_network(model: nn.Module, path: str) -> Optional[str]:
@@ -34,13 +33,13 @@ def _find_token_network(model: nn.Module, path: str) -> Optional[str]:
     for end in reversed(range(len(names) + 1)):
         module = model.get_submodule('.'.join(names[:end]))
         children = {type(child).__name__ for child in module.children()}
-        if any(hasattr(module, sign) for sign in _SIGNS) or 'PatchEmbed' in children:
+        if any(hasattr(module, name) for name in _TRANSFORMER_ATTRIBUTES) or 'PatchEmbed' in children:
             return '.'.join(names[:end])
     return None
 
 
 def split_grid(output) -> tuple:
-    """``(tokens, (rows, columns))``, which mmpretrain's Swin Transformers give, as it is; else ``(output, None)``."""
+    """Split ``(tokens, (rows, columns))``, the output of mmpretrain's Swin Transformers; else return (output, None)."""
     if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], Tensor):
         grid = output[1]
         if isinstance(grid, (tuple, list)) and all(isinstance(each, int) for each in grid):
@@ -50,16 +49,16 @@ def split_grid(output) -> tuple:
 
 def read_tokens(network: nn.Module, output: Tensor, image_size: Tuple[int, int],
                 grid: Optional[Tuple[int, int]] = None) -> Tensor:
-    """The output of a transformer's layer as activations, (N, C, H, W); what are no tokens is given back as it is.
+    """Convert the tokens of a transformer layer to activations, (N, C, H, W); return any other output unchanged.
 
     Args:
-        network (nn.Module): From :func:`token_network`.
-        output (Tensor): Of the layer.
-        image_size (tuple): Height and width of the image that the network was given.
-        grid (tuple, optional): Rows and columns of the tokens, where the layer tells. Defaults to None.
+        network (nn.Module): The transformer, from :func:`token_network`.
+        output (Tensor): Output of the layer.
+        image_size (tuple): Height and width of the network's input.
+        grid (tuple, optional): Rows and columns of the tokens, if the layer returns them. Defaults to None.
 
     Raises:
-        ValueError: Tokens that are no grid of patches.
+        UserError: The number of tokens matches no grid of patches.
     """
     if output.dim() == 3 and grid:
         return output.transpose(1, 2).unflatten(2, grid)
@@ -72,7 +71,7 @@ def read_tokens(network: nn.Module, output: Tensor, image_size: Tuple[int, int],
 
 
 def _has_channels_last(network: nn.Module, shape: Tuple[int, int, int], image_size: Tuple[int, int]) -> bool:
-    """Whether a layer gives (N, H, W, C), as those of timm's Swin and others' do: not all of them say so."""
+    """Detect outputs (N, H, W, C), such as those of timm's Swin. Some networks do not declare this layout."""
     if getattr(network, 'output_fmt', None) == 'NHWC':
         return True
     first, second, third = shape

@@ -1,4 +1,4 @@
-"""What the tests of backbones share: values that show mix-ups, the authors' backward pass, and checks of both."""
+"""Helpers for the tests of backbones: distinct parameter values, the authors' backward pass, and checks."""
 import math
 
 import torch
@@ -13,7 +13,7 @@ from mmat.registry import MODELS
 
 
 def assert_classifies(scope, stages, channels, silent=(), **backbone):
-    """As the backbone of a classifier it trains, every weight of it but ``silent`` ones, and its stages can be read."""
+    """A classifier with the backbone trains all weights but ``silent`` ones, and its stages can be read."""
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(dict(
             type='mmpretrain.ImageClassifier',
@@ -40,9 +40,9 @@ def assert_classifies(scope, stages, channels, silent=(), **backbone):
 # Networks to compare
 
 def lively(model, weights=False):
-    """Give BN and biases of convolutions values that would show any mix-up; some BN weights negative.
+    """Draw BN parameters and convolution biases at random, so that swapped layers show; some BN weights are negative.
 
-    With ``weights`` convolutions and linear layers get all of theirs.
+    With ``weights``, draw all parameters of convolutions and linear layers too.
     """
     torch.manual_seed(1)
     for module in model.modules():
@@ -68,7 +68,7 @@ def tensors(model, requires_grad=False):
 
 
 def dropout(x, p, training=True, inplace=False):
-    """Stands in for dropout, so that two networks agree: not random, and not linear, which BN would hide."""
+    """Deterministic replacement of dropout. It is not linear, since BN would cancel a factor."""
     return x - p * x * x if training else x
 
 
@@ -83,14 +83,14 @@ def assert_same(found, expected, rtol=1e-8):
         close(found[key], expected[key], msg=key, rtol=rtol)
 
 
-# Networks of three local features and a global vector, in four parts: three that make the next local feature, the first
-# from the image, and one that makes the global vector of the last.
+# Networks of three local features and a global vector, in four parts: three compute the next local feature (the first
+# from the image), and the fourth computes the global vector.
 
 def join_parts(parts, x, out_indices=(0, 1, 2), average=False):
-    """What the network of these parts gives; with ``average`` gradients are averaged where branches meet."""
+    """Run the network of these parts; with ``average``, gradients of branches are averaged."""
 
     def join(x, count):
-        """The same value with a part of the gradient, which torch's graph can tell."""
+        """The same value with a fraction of the gradient."""
         return x / count + (x - x / count).detach() if average else x
 
     outs = []
@@ -104,7 +104,7 @@ def join_parts(parts, x, out_indices=(0, 1, 2), average=False):
 
 
 def scores(outs):
-    """A number that ties every local feature to the global vector, as attention does."""
+    """A scalar that combines every local feature with the global vector, as attention does."""
     *local, descriptor = outs
     result = descriptor.sin().sum()
     for index, feature in enumerate(local):
@@ -114,10 +114,10 @@ def scores(outs):
 
 
 def authors_backward(parts, x, out_indices, average):
-    """The gradients of the score at the local features and the image, in the manner of the authors' training loop.
+    """Gradients of the score at the local features and the image, computed as in the authors' training loop.
 
-    Each part is run and gone back through on its own. Where branches meet, gradients are averaged: that of g over the
-    levels, and at each level that of the attention with that of what comes after. Parameters get theirs.
+    Each part has its own forward and backward pass. With ``average``, the gradient of g is averaged over the levels,
+    and at each level the gradient of the attention with that of the next part. Gradients of parameters accumulate.
     """
     starts, ends = [], []
     for part in parts:
@@ -145,7 +145,7 @@ def assert_gradients(backbone, x, expected, params):
     paths = [find_layer(model, i) for i in range(3)]
     with tap(model, paths) as taps:
         outs = backbone(x)
-    # Methods that compare gradients at a layer see what arrives there in training.
+    # Methods that compare gradients at a layer read the same values.
     found = torch.autograd.grad(scores(outs), [*(taps[path] for path in paths), x], retain_graph=True)
     for one, other in zip(found, expected):
         assert other.abs().max() > 1e-6
@@ -156,7 +156,7 @@ def assert_gradients(backbone, x, expected, params):
 
 
 def assert_double_backward(model, parts, params, x, out_indices, average):
-    """The norm of the score's gradient has the same gradients in the model as in these parts, over ``params``."""
+    """The norm of the score's gradient has equal parameter gradients in the model and in these parts."""
     norms = []
     for outs in (model(x), join_parts(parts, x, out_indices, average)):
         gradient, = torch.autograd.grad(scores(outs), x, create_graph=True)
@@ -165,13 +165,13 @@ def assert_double_backward(model, parts, params, x, out_indices, average):
     close(norms[0], norms[1])
     assert norms[1] > 1e-9
     for name, parameter in model.named_parameters():
-        # As a whole: single entries are what is left of large terms that cancel.
+        # Compare whole tensors: single entries are differences of large terms.
         expected = params[name].grad
         assert (parameter.grad - expected).norm() <= 1e-8 * expected.norm() + 1e-12, name
 
 
 def assert_same_values(models, x):
-    """The second model, with the weights of the first, gives the same with gradients and without; returns that."""
+    """The second model, with the weights of the first, gives equal outputs with and without gradients. Return them."""
     models[1].load_state_dict(models[0].state_dict())
     expected = models[0](x)
     for context in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
@@ -193,7 +193,7 @@ def assert_normal(weight, std, name):
 
 
 def is_uniform(values, bound, reach=0.99):
-    """Five standard errors of the estimates; uniform, not normal: almost up to the bound, and not further."""
+    """Five standard errors of the estimates; uniform, not normal: the extremes nearly reach the bound."""
     values = values.detach().double()
     count = values.numel()
     std = bound / math.sqrt(3)
@@ -202,7 +202,7 @@ def is_uniform(values, bound, reach=0.99):
 
 
 def assert_initialised_bn(norm, name):
-    """Weights from 0 to 1, and all else as BN begins."""
+    """Weights in [0, 1), and torch's default for the rest."""
     assert norm.weight.min() >= 0 and norm.weight.max() < 1 and (norm.bias == 0).all(), name
     assert (norm.running_mean == 0).all() and (norm.running_var == 1).all(), name
 
@@ -223,7 +223,7 @@ def initialised_sync_norms(model):
 
 
 def assert_follows_the_seed(build, key):
-    """Initialisation is the same for the same seed, and for another seed not, at ``key``."""
+    """Initialisation is equal for equal seeds and differs for another seed at ``key``."""
     states = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)

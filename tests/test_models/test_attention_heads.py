@@ -9,6 +9,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 
 from mmat.datasets import BatchedSamples
+from mmat.errors import ConfigError
 from mmat.models import ConcatClsHead, IndependentClsHead, LinearClsHead
 from mmat.registry import MODELS
 
@@ -21,7 +22,7 @@ every_head = pytest.mark.parametrize('head, options', HEADS, ids=['concat', 'ave
 
 
 def build(head, widths=WIDTHS, classes=CLASSES, **options):
-    """Any parameters at all, none of them as it is initialised, in float64."""
+    """Build a head with arbitrary parameters in float64."""
     model = head(num_classes=classes, in_channels=widths, **options).double()
     torch.manual_seed(0)
     with torch.no_grad():
@@ -45,7 +46,7 @@ def samples(values):
 
 
 def transformed(model, feats, training, norm=True):
-    """BN and ReLU of each vector by itself, from the parameters that are its own."""
+    """BN and ReLU of each vector separately, with its share of the parameters."""
     results, start = [], 0
     for feat in feats:
         own = slice(start, start + feat.shape[1])
@@ -66,7 +67,7 @@ def levels(model, feats, training, norm=True):
             for i, feat in enumerate(transformed(model, feats, training, norm))]
 
 
-# What they compute
+# Values
 
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('norm', [False, True])
@@ -90,7 +91,7 @@ def test_average_is_the_mean_probability(training, norm):
         probabilities = sum(logits.softmax(1) for logits in levels(model, feats, training, norm)) / 3
         logits = model(feats)
     torch.testing.assert_close(logits.softmax(1), probabilities, rtol=1e-10, atol=1e-14)
-    # Not only up to a constant: they are logarithms of probabilities.
+    # They are logarithms of probabilities, not only up to a constant.
     torch.testing.assert_close(logits.exp(), probabilities, rtol=1e-10, atol=1e-14)
 
 
@@ -143,7 +144,7 @@ def test_the_combination_is_the_average_by_default():
 
 
 @pytest.mark.parametrize('scores, expected', [
-    # Levels that are sure of it, and whose probability of the label no float32 holds.
+    # Confident levels, with a probability of the label that underflows in float32.
     ([[200., 0.], [200., 0.]], 200),
     # e^-200 + e^-100, halved
     ([[200., 0.], [100., 0.]], 100 + math.log(2)),
@@ -204,7 +205,7 @@ def test_dropout_comes_last_and_in_training_only(head, options, norm):
 
 
 @pytest.mark.parametrize('combine', ['average', 'sum'])
-def test_of_nothing_the_biases_are_left(combine):
+def test_full_dropout_leaves_the_biases(combine):
     model = build(IndependentClsHead, combine=combine, dropout=1.).train()
     biases = [fc.bias.detach() for fc in model.fc]
     expected = sum(biases) if combine == 'sum' else (sum(bias.softmax(0) for bias in biases) / 3).log()
@@ -336,7 +337,7 @@ def test_bfloat16_autocast(head, options):
         assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), name
 
 
-# What they refuse
+# Errors
 
 @every_head
 @pytest.mark.parametrize('shapes', [
@@ -352,23 +353,22 @@ def test_bfloat16_autocast(head, options):
 ])
 def test_refuses_other_vectors(head, options, shapes):
     model = head(num_classes=CLASSES, in_channels=WIDTHS, **options)
-    message = rf'{head.__name__} expects one vector of each of \(4, 6, 5\) channels, got \[.*\]'
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ConfigError) as error:
         model(tuple(torch.ones(shape) for shape in shapes))
-    assert str(error.value).endswith(f'got {shapes}')
+    for part in (head.__name__, str(WIDTHS), f'got {shapes}'):
+        assert part in str(error.value)
 
 
 @every_head
 @pytest.mark.parametrize('in_channels', [512, True, (), [], None, (4, 0), (-1, 4), (4., ), 'ab'])
 def test_refuses_other_widths(head, options, in_channels):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ConfigError) as error:
         head(num_classes=CLASSES, in_channels=in_channels, **options)
-    assert str(error.value) == (f'in_channels of {head.__name__} must be a list of channel numbers, such as '
-                                f'(256, 512, 512), got {in_channels!r}')
+    for part in (f'in_channels of {head.__name__}', f'got {in_channels!r}'):
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize('combine', ['mean', 'Sum', '', None])
 def test_refuses_other_combinations(combine):
-    message = rf"combine of IndependentClsHead must be one of \('average', 'sum'\), got {combine!r}"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=rf"combine.*IndependentClsHead.*\('average', 'sum'\).*{combine!r}"):
         IndependentClsHead(num_classes=CLASSES, in_channels=WIDTHS, combine=combine)

@@ -4,6 +4,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from mmat import apis, get_model
+from mmat.errors import LayerError, UserError
 from mmat.models import BatchPreprocessor, attention_layers, build_network, get_attention_maps
 
 
@@ -34,16 +35,16 @@ def test_chosen_layers_and_options(model):
     assert not any(value.requires_grad for value in maps.values())
 
 
-def test_a_misspelt_layer_is_told_the_closest(model):
-    with pytest.raises(ValueError, match="'backbone.group0'"):
+def test_a_misspelt_layer_suggests_the_closest(model):
+    with pytest.raises(LayerError, match="'backbone.group0'"):
         get_attention_maps(model, torch.zeros(1, 3, 32, 32), ['backbone.grup0'])
 
 
-def test_the_apis_give_the_same_function():
+def test_the_apis_export_the_same_function():
     assert apis.get_attention_maps is get_attention_maps
 
 
-# Attention that a network has learned to make
+# Learned attention
 
 STAGES = ['backbone.group0', 'backbone.group1', 'backbone.group2']
 MAPS = ['neck.maps.0', 'neck.maps.1']
@@ -81,13 +82,13 @@ def compare(found, expected, layers):
         torch.testing.assert_close(found[layer], expected[layer], rtol=1e-4, atol=1e-7)
 
 
-def test_learned_maps_are_returned_as_they_are(attentive):
+def test_learned_maps_are_returned_unchanged(attentive):
     with torch.no_grad():
         expected = plain(attentive, images())
     found = get_attention_maps(attentive, images())
     compare(found, expected, MAPS)
     assert all(maps.dtype == torch.float32 and not maps.requires_grad for maps in found.values())
-    # Whatever is asked of maps of activations.
+    # The options of activation maps have no effect.
     compare(get_attention_maps(attentive, images(), p=4, reduction='max'), expected, MAPS)
 
 
@@ -104,7 +105,7 @@ def test_stages_and_learned_maps_together(layers, expected, attentive):
     compare(get_attention_maps(attentive, images(), layers), values, expected)
 
 
-def test_sigmoid_maps_are_not_made_to_sum_to_one(attention_config):
+def test_sigmoid_maps_are_not_normalised_to_sum_one(attention_config):
     config = attention_config()
     config['neck']['normalization'] = 'sigmoid'
     torch.manual_seed(0)
@@ -112,43 +113,43 @@ def test_sigmoid_maps_are_not_made_to_sum_to_one(attention_config):
     assert all(((value > 0) & (value < 1)).all() and value.sum() > 3 for value in maps.values())
 
 
-class Own(nn.Module):
+class CustomMaps(nn.Module):
     gives_attention = True
 
 
 class Mean(nn.Module):
     """(N, C, H, W) to (N, H, W)."""
 
-    def __init__(self, says):
+    def __init__(self, gives_attention):
         super().__init__()
         self.data_preprocessor = BatchPreprocessor()
         self.mean = nn.Identity()
-        self.mean.gives_attention = says
+        self.mean.gives_attention = gives_attention
 
     def forward(self, inputs, mode):
         return self.mean(inputs.mean(1))
 
 
-def test_what_says_so_gives_maps_whatever_it_is():
+def test_any_module_can_declare_attention_maps():
     torch.testing.assert_close(get_attention_maps(Mean(True), images(), ['mean'])['mean'], images().float().mean(1))
-    # A plain layer is none, though its output be of the shape of one.
-    with pytest.raises(ValueError, match=r'takes features of shape \(N, C, H, W\), got \(2, 16, 16\)'):
+    # A layer that does not declare them must output activations.
+    with pytest.raises(UserError, match=r'\(N, C, H, W\).*\(2, 16, 16\)'):
         get_attention_maps(Mean(False), images(), ['mean'])
 
 
 @pytest.mark.parametrize('model, expected', [
     (lambda network, attention: build_network(network()), STAGES),
     (lambda network, attention: build_network(attention()), MAPS),
-    # Of other repositories, in the order of the modules.
-    (lambda network, attention: nn.ModuleDict(dict(backbone=build_network(network()).backbone, z=Own(), a=Own())),
-     ['z', 'a']),
-    # Neither the one nor the other.
+    # Custom modules, in their order in the network.
+    (lambda network, attention: nn.ModuleDict(
+        dict(backbone=build_network(network()).backbone, z=CustomMaps(), a=CustomMaps())), ['z', 'a']),
+    # Neither maps nor stages.
     (lambda network, attention: nn.Sequential(nn.Linear(1, 1)), []),
 ], ids=['stages', 'maps', 'own', 'none'])
 def test_layers_by_default(model, expected, network_config, attention_config):
     assert attention_layers(model(network_config, attention_config)) == expected
 
 
-def test_a_misspelt_map_is_told_the_closest(attentive):
-    with pytest.raises(ValueError, match="no layer 'neck.map.0'; the closest are 'neck.maps.0'"):
+def test_a_misspelt_map_suggests_the_closest(attentive):
+    with pytest.raises(LayerError, match="'neck.map.0'.*'neck.maps.0'"):
         get_attention_maps(attentive, images(), ['neck.map.0'])

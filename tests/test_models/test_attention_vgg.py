@@ -25,6 +25,7 @@ from backbone_checks import (
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 
+from mmat.errors import ConfigError, LayerError, UserError
 from mmat.models import AttentionVGG
 from mmat.models.backbones.layers import average_gradient
 from mmat.models.taps import find_layer, tap
@@ -71,7 +72,7 @@ TO_256 = 2 * 512 + 512 * 256 + 256
 ])
 def test_parameter_count(backbone, neck, head, by_hand, expected):
     assert by_hand == expected
-    # Counted only: nothing needs to be held or drawn.
+    # Counted only, so no memory or initialisation is needed.
     with torch.device('meta'):
         parts = [MODELS.build(dict(type='mmat.AttentionVGG', **backbone)),
                  MODELS.build(dict(type='mmat.ConcatClsHead', **head))]
@@ -120,7 +121,7 @@ def test_the_default_on_a_cifar_image():
     ('authors', 80, 3, (80, 80), [(80, 80), (40, 40), (20, 20)]),
     ('plain', 80, 3, (80, 80), [(20, 20), (10, 10), (5, 5)]),
     ('reimplementation', 80, 2, (80, 80), [(80, 80), (40, 40), (20, 20)]),
-    # Larger than told, which leaves several positions to average.
+    # Larger than image_size: several positions are averaged.
     ('authors', 32, 1, (50, 70), [(50, 70), (25, 35), (13, 18)]),
     ('plain', 32, 1, (50, 70), [(13, 18), (7, 9), (4, 5)]),
     ('reimplementation', 32, 1, (50, 70), [(50, 70), (25, 35), (12, 17)]),
@@ -179,7 +180,7 @@ def pieces(params, arch, position, training=False):
         if arch != 'plain':
             x = pool(conv(x, 'tail.conv0', .4))
             x = pool(conv(x, 'tail.conv1', .4))
-        # A linear layer on every window of the size that is left of the images told of, averaged.
+        # A linear layer on every window of the size of its kernel, averaged.
         weight = params['dense.weight']
         windows = F.unfold(drop(x, .5), weight.shape[-1]).mean(2)
         return F.linear(windows, weight.flatten(1), params['dense.bias'])
@@ -201,14 +202,14 @@ def test_equals_the_authors_network(arch, position, training, image_size, size, 
     expected = join_parts(pieces(params, arch, position, training), x)
     assert len(outs) == len(expected) == 4
     for found, out in zip(outs, expected):
-        # Nothing has died or exploded, which would agree with anything.
+        # The values have neither vanished nor exploded.
         assert 1e-3 < out.std() < 1e3
         close(found, out)
     # In training both update the running statistics, with the same momentum.
     assert_same(tensors(model), params)
 
 
-def test_dropout_rests_in_evaluation_only():
+def test_dropout_is_off_in_evaluation():
     model = AttentionVGG(base_channels=2)
     x = torch.randn(2, 3, 32, 32)
     torch.manual_seed(0)
@@ -243,9 +244,9 @@ def test_stages_are_the_local_features(arch, position, names, average_gradients,
     model.backbone = AttentionVGG(arch, position, base_channels=1, average_gradients=average_gradients).train(training)
     paths = [find_layer(model, i) for i in range(3)]
     assert paths == [find_layer(model, i) for i in range(-3, 0)] == [f'backbone.{name}' for name in names]
-    with pytest.raises(ValueError, match='AttentionVGG has 3 stages'):
+    with pytest.raises(LayerError, match='3.*AttentionVGG|AttentionVGG.*3'):
         find_layer(model, 3)
-    # Would complain if anything later wrote over them.
+    # Raises if a later layer overwrites them.
     with tap(model, paths) as taps:
         outs = model.backbone(torch.randn(2, 3, 32, 32))
     for path, out in zip(paths, outs):
@@ -299,7 +300,7 @@ def test_average_gradient(count):
     assert torch.equal(result, y)
     # A single branch needs no hook.
     assert (result is y) == (count == 1)
-    # Every branch reads the result; whatever else reads what it is of gets the whole gradient.
+    # Every branch reads the result. Other readers of the input keep their whole gradient.
     loss = sum((result * branch).sum() for branch in range(1, count + 1)) + (7 * y).sum()
     loss.backward()
     close(x.grad, torch.full_like(x, (count + 1) / 2 + 7))
@@ -392,30 +393,30 @@ def test_images_that_are_too_small_are_refused(options, least):
     model = AttentionVGG(base_channels=1, **options).eval()
     assert model(torch.randn(1, 3, least, least + 3))[-1].shape == (1, 8)
     if least > 1:
-        with pytest.raises(ValueError, match=rf'images of at least {least} pixels .*got \({least + 3}, {least - 1}\)'):
+        with pytest.raises(UserError, match=rf'AttentionVGG.*\b{least}\b.*\({least + 3}, {least - 1}\)'):
             model(torch.randn(1, 3, least + 3, least - 1))
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(arch='vgg16'), r"arch .* one of \('authors', 'plain', 'reimplementation'\), got 'vgg16'"),
-    (dict(arch='Authors'), "got 'Authors'"),
-    (dict(arch=None), 'got None'),
-    (dict(position='before'), r"position .* one of \('before_pool', 'after_pool'\), got 'before'"),
-    (dict(position=None), 'position .* got None'),
-    (dict(out_indices=(0, 3)), r'out_indices .* among 0, 1, 2, got \(0, 3\)'),
-    (dict(out_indices=(-1, )), r'among 0, 1, 2, got \(-1,\)'),
-    (dict(out_indices=2), 'among 0, 1, 2, got 2'),
-    (dict(base_channels=0), 'base_channels .* at least 1, got 0'),
-    (dict(base_channels=-64), 'base_channels .* at least 1, got -64'),
-    (dict(image_size=31), 'image_size .* at least 32, got 31'),
-    (dict(image_size=0), 'image_size .* at least 32, got 0'),
-    (dict(image_size=80.5), 'image_size .* got 80.5'),
-    (dict(base_channels='a'), "base_channels .* got 'a'"),
-    (dict(in_channels=True), 'in_channels .* got True'),
-    (dict(first_pool=1), 'first_pool .* at least 2, got 1'),
-    (dict(out_indices=None), 'among 0, 1, 2, got None'),
+    (dict(arch='vgg16'), r"arch .*\('authors', 'plain', 'reimplementation'\).*'vgg16'"),
+    (dict(arch='Authors'), "arch .*'Authors'"),
+    (dict(arch=None), 'arch .*None'),
+    (dict(position='before'), r"position .*\('before_pool', 'after_pool'\).*'before'"),
+    (dict(position=None), 'position .*None'),
+    (dict(out_indices=(0, 3)), r'out_indices .*0, 1, 2.*\(0, 3\)'),
+    (dict(out_indices=(-1, )), r'out_indices .*0, 1, 2.*\(-1,\)'),
+    (dict(out_indices=2), r'out_indices .*0, 1, 2,.*\b2\b'),
+    (dict(base_channels=0), r'base_channels .*\b1\b.*\b0\b'),
+    (dict(base_channels=-64), r'base_channels .*\b1\b.*-64'),
+    (dict(image_size=31), r'image_size .*\b32\b.*\b31\b'),
+    (dict(image_size=0), r'image_size .*\b32\b.*\b0\b'),
+    (dict(image_size=80.5), r'image_size .*80\.5'),
+    (dict(base_channels='a'), "base_channels .*'a'"),
+    (dict(in_channels=True), 'in_channels .*True'),
+    (dict(first_pool=1), r'first_pool .*\b2\b.*\b1\b'),
+    (dict(out_indices=None), 'out_indices .*0, 1, 2.*None'),
 ])
 def test_refuses_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         AttentionVGG(**options)
     assert 'AttentionVGG' in str(error.value)

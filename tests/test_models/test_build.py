@@ -5,6 +5,7 @@ import torch.nn as nn
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmat.errors import ConfigError, MissingFileError
 from mmat.models import build_network, network_config
 from mmat.models.backbones import WideResNet
 
@@ -17,7 +18,7 @@ CIFAR_MEAN = [125.3, 123.0, 113.9]
 @pytest.mark.parametrize('source', [
     'wrn16-1_1xb128_cifar10',
     FILE,
-    # Of a distillation config it is the student.
+    # A distillation config gives its student.
     'wrn16-1_at-wrn16-2_1xb128_cifar10',
     DISTILLATION,
     Config.fromfile(FILE),
@@ -26,7 +27,7 @@ CIFAR_MEAN = [125.3, 123.0, 113.9]
     Config.fromfile(DISTILLATION).model,
     Config.fromfile(FILE).to_dict()['model'],
 ], ids=lambda source: type(source).__name__)
-def test_one_network_by_all_its_names(source):
+def test_all_ways_to_name_a_network(source):
     network = build_network(source)
     assert isinstance(network.backbone, WideResNet)
     # The student, not its teacher of 691,674.
@@ -34,13 +35,13 @@ def test_one_network_by_all_its_names(source):
     assert network.data_preprocessor.mean.flatten().tolist() == pytest.approx(CIFAR_MEAN)
 
 
-def test_a_network_is_given_back_as_it_is():
+def test_a_network_is_returned_unchanged():
     network = nn.Linear(2, 2)
     assert build_network(network) is network
 
 
 @pytest.mark.parametrize('config, mean', [
-    # The model's own preprocessor goes before its file's, the student's before the distiller's.
+    # The model's preprocessor takes precedence over its file's, the student's over the distiller's.
     (dict(model=dict(type='T'), data_preprocessor=dict(mean=1)), 1),
     (dict(model=dict(type='T', data_preprocessor=dict(mean=2)), data_preprocessor=dict(mean=1)), 2),
     (dict(type='D', student=dict(type='T'), data_preprocessor=dict(mean=3)), 3),
@@ -49,12 +50,12 @@ def test_a_network_is_given_back_as_it_is():
     (dict(model=dict(type='D', student=dict(type='T'), data_preprocessor=dict(mean=3)),
           data_preprocessor=dict(mean=1)), 3),
 ])
-def test_the_preprocessor_nearest_to_the_network_is_its_own(config, mean):
+def test_the_innermost_preprocessor_is_used(config, mean):
     assert network_config(config) == dict(type='T', data_preprocessor=dict(mean=mean))
 
 
 @pytest.mark.parametrize('distilled', [False, True])
-def test_types_without_a_prefix_are_of_their_files_scope(distilled):
+def test_types_without_a_prefix_belong_to_the_scope_of_their_file(distilled):
     model = dict(
         type='ImageClassifier', backbone=dict(type='mmat.WideResNet', depth=10, widen_factor=1),
         neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=3, in_channels=64))
@@ -79,10 +80,10 @@ def test_a_student_may_be_a_zoo_name():
 
 
 def test_a_config_without_a_model_is_refused():
-    with pytest.raises(ValueError, match=r"without `model` and without `type` is no network: it has \['optimizer'\]"):
+    with pytest.raises(ConfigError, match=r"`model`.*`type`.*\['optimizer'\]"):
         network_config(dict(optimizer=1))
 
 
-def test_a_misspelt_name_is_refused_with_the_closest():
-    with pytest.raises(FileNotFoundError, match='wrn16-1_1xb128_cifar.*closest names are.*wrn16-1_1xb128_cifar10'):
+def test_a_misspelt_name_suggests_the_closest():
+    with pytest.raises(MissingFileError, match='wrn16-1_1xb128_cifar\\b.*wrn16-1_1xb128_cifar10'):
         build_network('wrn16-1_1xb128_cifar')

@@ -9,10 +9,11 @@ from mmpretrain.models import LinearClsHead as MMPretrainLinearClsHead
 from mmpretrain.structures import DataSample
 
 from mmat.datasets import BatchedSamples
+from mmat.errors import ConfigError
 from mmat.models import LinearClsHead
 from mmat.registry import MODELS
 
-# Through an identity layer: probabilities (3/4, 1/4) and (4/5, 1/5), of which labels 0 and 1 get 3/4 and 1/5.
+# Through an identity layer: probabilities (3/4, 1/4) and (4/5, 1/5); labels 0 and 1 have 3/4 and 1/5.
 FEATURES = torch.tensor([[math.log(3), 0.], [math.log(4), 0.]])
 LABELS = torch.tensor([0, 1])
 # (ln(4/3) + ln 5) / 2
@@ -94,7 +95,7 @@ def test_accuracy_does_not_depend_on_the_sign_of_the_scores():
 
 def test_accuracy_of_mixed_labels_is_refused():
     mixed = [DataSample().set_gt_label(0).set_gt_score(score) for score in torch.eye(2)]
-    with pytest.raises(ValueError, match='leave out cal_acc'):
+    with pytest.raises(ConfigError, match='cal_acc'):
         identity_head(cal_acc=True).loss((FEATURES, ), mixed)
 
 

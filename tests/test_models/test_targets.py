@@ -3,6 +3,7 @@ import torch
 from mmpretrain.structures import DataSample
 
 from mmat.datasets import BatchedSamples
+from mmat.errors import DataError
 from mmat.models.targets import read_targets
 
 
@@ -28,5 +29,5 @@ def test_labels_where_not_all_have_scores():
     None, [], [DataSample()], [DataSample().set_gt_label(1), DataSample()],
     [DataSample().set_gt_score(torch.eye(10)[0]), DataSample().set_gt_label(1)]])
 def test_a_batch_without_labels_is_refused(samples):
-    with pytest.raises(ValueError, match='the targets of a batch are wanted, but it has no labels'):
+    with pytest.raises(DataError, match='gt_label.*gt_score'):
         read_targets(samples)

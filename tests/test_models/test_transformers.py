@@ -4,6 +4,7 @@ import torch
 import torch.nn as nn
 from mmpretrain.models import DistilledVisionTransformer, ImageClassifier, SwinTransformer, VisionTransformer, ViTSAM
 
+from mmat.errors import LayerError
 from mmat.models import ActivationATHead, Distiller, get_attention_maps
 from mmat.models.taps import tap
 
@@ -83,17 +84,17 @@ def test_timms_swin_transformer_keeps_channels_last(images):
 
 
 @pytest.mark.parametrize('make, layer', [
-    # They give (N, H, W, C), of which the second says so.
+    # These output (N, H, W, C); only the second declares it.
     (lambda: timm.create_model('samvit_base_patch16_224', embed_dim=16, depth=2, num_heads=2, patch_size=8,
                                img_size=32), 'blocks.1'),
     (lambda: timm.create_model('mambaout_femto', depths=(1, 1), dims=(16, 32)), 'stages.1'),
-    # And these (N, C, H, W), though they have patch embeddings.
+    # These output (N, C, H, W), though they have patch embeddings.
     (lambda: timm.models.convmixer.ConvMixer(dim=16, depth=1, patch_size=8), 'blocks.0'),
     (lambda: timm.models.davit.DaVit(depths=(1, 1), embed_dims=(32, 64), num_heads=(1, 2)), 'stages.1'),
     (lambda: timm.models.pvt_v2.PyramidVisionTransformerV2(
         depths=(1, 1), embed_dims=(16, 32), num_heads=(1, 2), sr_ratios=(2, 1), mlp_ratios=(2, 2)), 'stages.1'),
 ])
-def test_networks_of_timms_that_keep_channels_last_and_such_that_do_not(make, layer):
+def test_timm_networks_in_both_layouts(make, layer):
     torch.manual_seed(0)
     assert read(make(), layer, torch.randn(2, 3, 32, 32)).shape[2:] == (4, 4)
 
@@ -106,15 +107,15 @@ def test_channels_last_by_the_images_shape_alone():
     assert tapped.shape == (1, 16, 4, 4)
 
 
-def test_other_networks_are_left_alone():
+def test_outputs_of_other_networks_are_unchanged():
     model = nn.Sequential(nn.Flatten(2))
     assert read(model, '0', torch.zeros(1, 4, 2, 2)).shape == (1, 4, 4)
 
 
-def test_tokens_of_no_grid_name_their_layer(images):
+def test_tokens_without_a_grid_name_their_layer(images):
     model = VisionTransformer(ARCH, img_size=SIZE, patch_size=8)
     model.layers[0] = nn.Sequential(nn.ZeroPad2d((0, 0, 0, 5)), model.layers[0])
-    with pytest.raises(ValueError, match=r"model: layer 'layers\.0': 30 tokens, of which 1"):
+    with pytest.raises(LayerError, match=r"'layers\.0'.*\b30 tokens"):
         read(model, 'layers.0', images)
 
 

@@ -1,4 +1,4 @@
-"""Pre-activation ResNet with affine layers in place of BN, in which the authors gave away their ImageNet student."""
+"""Pre-activation ResNet with affine layers instead of BN, the format of the authors' released ImageNet student."""
 from collections import OrderedDict
 from typing import Sequence
 
@@ -8,14 +8,17 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmat.errors import ConfigError
 from mmat.registry import MODELS
 
-# Blocks of each group, by depth.
+from ..options import check_number, check_out_indices
+
+# Depth -> blocks of each group.
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class Affine(BaseModule):
-    """``x * a + b``, one ``a`` and ``b`` for each channel, at first 1 and 0: BN in eval mode, folded. (N, C, H, W)."""
+    """Channel-wise ``x * a + b`` of (N, C, H, W), initialised to the identity: folded BN in eval mode."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -30,7 +33,7 @@ class AffineBlock(BaseModule):
     """Pre-activation basic block with affine layers.
 
     ``o = relu(affine0(x)); z = conv1(relu(affine1(conv0(o)))); out = z + (conv_dim(o) if the widths differ else x)``.
-    Where the input is ``activated`` already there is no ``affine0``, and ``o = x``.
+    If the input is already ``activated``, there is no ``affine0`` and ``o = x``.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, activated: bool):
@@ -51,15 +54,15 @@ class AffineBlock(BaseModule):
 
 @MODELS.register_module()
 class AffineResNet(BaseModule):
-    """Pre-activation ResNet of depth 18 or 34 for ImageNet without BN, exactly the authors' ``resnet-18-at-export``.
+    """Pre-activation ResNet of depth 18 or 34 for ImageNet without BN, the authors' ``resnet-18-at-export``.
 
-    Source: ``resnet-18-at-export.ipynb`` of github.com/szagoruyko/functional-zoo, the ResNet-18 that learned the
-    attention of a ResNet-34 (published error 29.44 / 10.12). Stem: a 7x7 convolution of stride 2, affine, ReLU, 3x3
-    max-pooling of stride 2. Four groups of pre-activation basic blocks, 64, 128, 256 and 512 wide, at strides 1, 2, 2,
-    2, then affine and ReLU. No convolution has a bias. Module names follow the authors' parameter names
-    (``group1.block0.conv_dim``). Global average pooling and the linear classifier are neck and head.
+    Source: ``resnet-18-at-export.ipynb`` of github.com/szagoruyko/functional-zoo, the ResNet-18 trained with the
+    attention of a ResNet-34 (published error 29.44 / 10.12). The stem is a 7x7 convolution of stride 2, affine, ReLU
+    and 3x3 max-pooling of stride 2. Four groups of pre-activation basic blocks follow, 64, 128, 256 and 512 wide, at
+    strides 1, 2, 2, 2, then affine and ReLU. No convolution has a bias. Module names follow the authors' parameter
+    names (``group1.block0.conv_dim``). Use a neck and a head for global average pooling and the linear classifier.
 
-    It can be trained: affine layers begin as the identity. Initialisation and depth 34 are the project's choice.
+    The network can be trained from scratch. Initialisation and depth 34 are this project's choice.
 
     Taps for attention transfer are the raw outputs of the four groups, after the addition: stages 0, 1, 2, 3, or
     ``backbone.group0`` to ``backbone.group3``.
@@ -68,14 +71,14 @@ class AffineResNet(BaseModule):
         depth (int): 18 or 34. Defaults to 18.
         base_channels (int): Width of the stem and the first group. Defaults to 64.
         in_channels (int): Channels of the input image. Defaults to 3.
-        out_indices (Sequence[int]): Groups whose outputs are returned. The last group's is given after affine and
-            ReLU, as the classifier sees it; the others raw. Defaults to (3, ).
+        out_indices (Sequence[int]): Groups whose outputs are returned. The last group's is returned after affine
+            and ReLU, the input of the classifier; the others are raw. Defaults to (3, ).
         init_cfg (dict | list, optional): Initialisation. Defaults to kaiming-normal convolutions (fan in).
 
     Raises:
-        ValueError: Another depth, ``base_channels < 1``, or an index outside [0, 3].
+        ConfigError: The depth is not 18 or 34, ``base_channels < 1``, or an index is outside [0, 3].
 
-    Shapes: input (N, in_channels, H, W); outputs, a tuple, (N, C, H/4, W/4), (N, 2C, H/8, W/8), (N, 4C, H/16, W/16),
+    Shapes: input (N, in_channels, H, W); output, a tuple of (N, C, H/4, W/4), (N, 2C, H/8, W/8), (N, 4C, H/16, W/16),
     (N, 8C, H/32, W/32), where C is ``base_channels``.
     """
 
@@ -89,12 +92,9 @@ class AffineResNet(BaseModule):
                  init_cfg=dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')):
         super().__init__(init_cfg)
         if depth not in _BLOCKS:
-            raise ValueError(f'depth of an AffineResNet must be 18 or 34, got {depth!r}')
-        if base_channels < 1:
-            raise ValueError(f'base_channels of an AffineResNet must be at least 1, got {base_channels}')
-        if isinstance(out_indices, int) or not out_indices or any(i not in (0, 1, 2, 3) for i in out_indices):
-            raise ValueError(f'out_indices of an AffineResNet must be among 0, 1, 2, 3, got {out_indices!r}')
-        self.out_indices = tuple(sorted(out_indices))
+            raise ConfigError(f'The depth of AffineResNet must be 18 or 34, got {depth!r}.')
+        check_number(base_channels, 'base_channels', 'AffineResNet')
+        self.out_indices = check_out_indices(out_indices, 4, 'AffineResNet')
         self.conv0 = nn.Conv2d(in_channels, base_channels, 7, 2, 3, bias=False)
         self.affine0 = Affine(base_channels)
         width = base_channels

@@ -1,4 +1,4 @@
-"""Pre-activation ResNet that gives local features and a global vector ("Learn to Pay Attention", RN-att)."""
+"""Pre-activation ResNet with local features and a global vector (RN-att of "Learn to Pay Attention", ICLR 2018)."""
 from collections import OrderedDict
 from typing import Sequence
 
@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmat.errors import ConfigError
 from mmat.registry import MODELS
 
+from ..options import check_depth
 from .layers import average_gradient, check_levels, conv_bn_relu
 
 
@@ -44,25 +46,25 @@ class AttentionResNet(BaseModule):
     """Pre-activation ResNet of depth 9n + 2 for small images, with local features and a global vector.
 
     A 3x3 convolution to 16 channels and three stages of n bottleneck blocks, 64, 128 and 256 wide, at strides 1, 2, 2.
-    Local features are the raw outputs of stages, before the next BN. Depth 164 with stages 1 and 2 is the RN-att2 of
-    the paper, depth 164 alone its baseline. Taps for attention transfer are the stages 0, 1, 2.
+    Local features are the raw outputs of stages, before the next BN. Depth 164 with stages 1 and 2 is the paper's
+    RN-att2, depth 164 without local features its baseline. Taps for attention transfer are the stages 0, 1, 2.
 
     Args:
         depth (int): 9n + 2: 11, 20, ..., 164, ... Defaults to 164.
-        out_indices (Sequence[int]): Local features to return, () for the global vector alone. Defaults to (1, 2).
-        global_branch (str): What makes the global vector of the last stage, after BN and ReLU: 'conv', the authors'
-            for attention, max-pooling, a 3x3 convolution with BN, ReLU and dropout, max-pooling over the rest, dropout
-            and a linear layer; or 'pool', average pooling alone, the plain ResNet. Defaults to 'conv'.
+        out_indices (Sequence[int]): Local features to return, () for the global vector only. Defaults to (1, 2).
+        global_branch (str): Layers that compute the global vector after the last stage, BN and ReLU. 'conv', the
+            authors' for attention: max-pooling, a 3x3 convolution with BN, ReLU and dropout, global max-pooling,
+            dropout and a linear layer. 'pool', the plain ResNet: average pooling. Defaults to 'conv'.
         in_channels (int): Channels of the input image. Defaults to 3.
-        average_gradients (bool): As for :class:`AttentionVGG`. Defaults to False.
+        average_gradients (bool): See :class:`AttentionVGG`. Defaults to False.
         init_cfg (dict | list, optional): Initialisation. Defaults to the authors': kaiming-normal convolutions (fan
-            out), BN weights uniform in [0, 1), BN biases 0, linear layers as torch's.
+            out), BN weights uniform in [0, 1), BN biases 0, torch's default for linear layers.
 
     Raises:
-        ValueError: ``depth`` is not 9n + 2, or an option outside these.
+        ConfigError: ``depth`` is not 9n + 2, or another option is invalid.
 
-    Shapes: input (N, in_channels, H, W); outputs, a tuple of those asked for, (N, 64, H, W), (N, 128, H/2, W/2),
-    (N, 256, H/4, W/4), and last the global vector, (N, 256).
+    Shapes: input (N, in_channels, H, W); output, a tuple of the chosen local features, (N, 64, H, W),
+    (N, 128, H/2, W/2), (N, 256, H/4, W/4), followed by the global vector, (N, 256).
     """
 
     stage_names = ('stage0', 'stage1', 'stage2')
@@ -78,19 +80,16 @@ class AttentionResNet(BaseModule):
                      dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
                  ]):
         super().__init__(init_cfg)
-        near = max(11, 9 * round((depth - 2) / 9) + 2) if isinstance(depth, (int, float)) else 11
-        if not isinstance(depth, int) or depth != near:
-            raise ValueError(f'depth of an AttentionResNet must be 9n + 2 (11, 20, ..., 164, ...), got {depth}; the '
-                             f'nearest is {near}')
+        count = check_depth(depth, 9, 2, 'AttentionResNet')
         if global_branch not in ('conv', 'pool'):
-            raise ValueError(f"global_branch of an AttentionResNet must be 'conv' or 'pool', got {global_branch!r}")
+            raise ConfigError(f"The global_branch of AttentionResNet must be 'conv' or 'pool', got {global_branch!r}.")
         self.out_indices = check_levels(out_indices, 'AttentionResNet')
         self.average_gradients = average_gradients
         self.conv0 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         width = 16
         for index, (name, out_width) in enumerate(zip(self.stage_names, (64, 128, 256))):
             blocks = OrderedDict()
-            for b in range((depth - 2) // 9):
+            for b in range(count):
                 blocks[f'block{b}'] = PreActBottleneck(width, out_width, 2 if index > 0 and b == 0 else 1)
                 width = out_width
             setattr(self, name, nn.Sequential(blocks))

@@ -1,4 +1,4 @@
-"""VGG that gives local features and a global vector ("Learn to Pay Attention", Jetley et al., ICLR 2018)."""
+"""VGG with local features and a global vector (Jetley et al., "Learn to Pay Attention", ICLR 2018)."""
 from collections import OrderedDict
 from typing import Sequence
 
@@ -6,19 +6,20 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmat.errors import ConfigError, UserError
 from mmat.registry import MODELS
 
 from ..options import check_number
 from .layers import average_gradient, check_levels, conv_bn_relu
 
-# Convolutions of each block as (width, dropout after it) with 'M' for 2x2 max-pooling; blocks are pooled at their end.
-# What follows the last block belongs to the global branch.
+# Convolutions of each block as (width, dropout rate), and 'M' for 2x2 max-pooling. Each block is followed by pooling.
+# _GLOBAL is the global branch after the last block.
 _LOCAL = [[(64, .3), (64, 0), (128, .4), (128, 0), (256, .4), (256, .4), (256, 0)],
           [(512, .4), (512, .4), (512, 0)],
           [(512, .4), (512, .4), (512, 0)]]
 _GLOBAL = [(512, .4), 'M', (512, .4), 'M']
 _AUTHORS_INIT = [
-    # The last convolution is their linear layer: uniform within 1 / sqrt(fan in), here with a bias of 0.
+    # The last convolution is the authors' linear layer: uniform within 1 / sqrt(fan in), here with a bias of 0.
     dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu',
          override=dict(type='Kaiming', name='dense', a=5**0.5, mode='fan_in', nonlinearity='leaky_relu',
                        distribution='uniform')),
@@ -26,7 +27,7 @@ _AUTHORS_INIT = [
 ]
 ARCHS = dict(
     authors=dict(blocks=_LOCAL, tail=_GLOBAL, dropout=True, eps=1e-3, ceil_mode=True, init_cfg=_AUTHORS_INIT),
-    # The authors' baseline, which pools as VGG-16 does.
+    # The authors' baseline, with the pooling of VGG-16.
     plain=dict(
         blocks=[[(64, .3), (64, 0), 'M', (128, .4), (128, 0), 'M', (256, .4), (256, .4), (256, 0)], *_LOCAL[1:]],
         tail=[], dropout=True, eps=1e-3, ceil_mode=True, init_cfg=_AUTHORS_INIT),
@@ -41,39 +42,40 @@ POSITIONS = ('before_pool', 'after_pool')
 
 @MODELS.register_module()
 class AttentionVGG(BaseModule):
-    """VGG-like network for small images that gives local features of several scales, and a global vector.
+    """VGG-like network for small images, with local features of several scales and a global vector.
 
     3x3 convolutions, each with BN and ReLU: 64, 64, 128, 128, 256, 256, 256 without pooling in between (l1); 512, 512,
-    512 (l2); 512, 512, 512 (l3); 512 and 512, each pooled; and a convolution of the size of the map that is left,
-    which makes it a vector (g). Every block is followed by 2x2 max-pooling. Attention is a neck
-    (:class:`mmat.models.SpatialAttentionNeck`), the classifier a head. Taps for attention transfer are the local
-    features: stages 0, 1, 2.
+    512 (l2); 512, 512, 512 (l3); 512 and 512, each pooled; and a convolution over the whole remaining map, which
+    gives the global vector (g). Every block is followed by 2x2 max-pooling. Use a neck
+    (:class:`mmat.models.SpatialAttentionNeck`) for attention and a head for the classifier. Taps for attention
+    transfer are the local features: stages 0, 1, 2.
 
     Args:
-        arch (str): 'authors', with dropout of 0.3 to 0.5; 'reimplementation', the PyTorch one: without dropout,
-            another initialisation, sizes rounded down; or 'plain', the authors' baseline without attention, which
-            pools within the first block too, after 64 and 128 channels. Defaults to 'authors'.
-        position (str): Take local features before the max-pooling at their end, 'before_pool', as the paper, or after
-            it, 'after_pool', at half the size. Defaults to 'before_pool'.
+        arch (str): 'authors', with dropout of 0.3 to 0.5; 'reimplementation', the PyTorch re-implementation without
+            dropout, with another initialisation and sizes rounded down; or 'plain', the authors' baseline without
+            attention, which also pools within the first block, after 64 and 128 channels. Defaults to 'authors'.
+        position (str): Take local features 'before_pool', before the max-pooling of their block, as in the paper, or
+            'after_pool', at half the size. Defaults to 'before_pool'.
         out_indices (Sequence[int]): Local features to return: (2, ) for att, (1, 2) for att2, (0, 1, 2) for att3, ()
-            for the global vector alone. Defaults to (0, 1, 2).
-        base_channels (int): Channels of the first convolution, of which all others are multiples. Defaults to 64.
+            for the global vector only. Defaults to (0, 1, 2).
+        base_channels (int): Channels of the first convolution. All widths are multiples of it. Defaults to 64.
         in_channels (int): Channels of the input image. Defaults to 3.
-        image_size (int): Height and width of the images that the last convolution makes a vector of, at least 32.
-            Features of larger images are averaged. Defaults to 32.
-        first_pool (int): Size and stride of the max-pooling after the first block. The authors' network for CUB's 80
-            pixels has 5, and is otherwise that for 32. Defaults to 2.
-        average_gradients (bool): Average the gradients where branches meet, as the authors' hand-written backward pass
-            does, instead of summing them: halve that of every returned local feature and divide that of the global
-            vector by their number. Their recipe's learning rate of 1 belongs to it. Defaults to False.
-        init_cfg (dict | list, optional): Initialisation. Defaults to None, that of the ``arch``.
+        image_size (int): Height and width for which the last convolution covers the whole map, at least 32. Larger
+            images are averaged over positions. Defaults to 32.
+        first_pool (int): Size and stride of the max-pooling after the first block. The authors use 5 for CUB at 80
+            pixels, with the network for 32 pixels otherwise unchanged. Defaults to 2.
+        average_gradients (bool): Average instead of sum the gradients of branches, as in the authors' hand-written
+            backward pass: halve the gradient of every returned local feature, and divide that of the global vector by
+            their number. Required by their recipe's learning rate of 1. Defaults to False.
+        init_cfg (dict | list, optional): Initialisation. Defaults to None, the initialisation of ``arch``.
 
     Raises:
-        ValueError: An option outside these; at run time, images too small for the poolings.
+        ConfigError: An option is invalid.
+        UserError: At run time, the images are too small for the pooling layers.
 
-    Shapes: input (N, in_channels, H, W); outputs, a tuple of those asked for and last the global vector: l1
-    (N, 4b, H, W), l2 (N, 8b, H/2, W/2), l3 (N, 8b, H/4, W/4), g (N, 8b), with b ``base_channels``; half of these sizes
-    for 'after_pool', a quarter for 'plain', l2 and l3 smaller by a larger ``first_pool``.
+    Shapes: input (N, in_channels, H, W); output, a tuple of the chosen local features followed by the global vector: l1
+    (N, 4b, H, W), l2 (N, 8b, H/2, W/2), l3 (N, 8b, H/4, W/4), g (N, 8b), with b ``base_channels``. Sizes are halved for
+    'after_pool', quartered for 'plain'; a larger ``first_pool`` reduces l2 and l3.
     """
 
     def __init__(self,
@@ -87,11 +89,11 @@ class AttentionVGG(BaseModule):
                  average_gradients: bool = False,
                  init_cfg=None):
         if arch not in ARCHS:
-            raise ValueError(f'arch of an AttentionVGG must be one of {tuple(ARCHS)}, got {arch!r}')
+            raise ConfigError(f'The arch of AttentionVGG must be one of {tuple(ARCHS)}, got {arch!r}.')
         plan = ARCHS[arch]
         super().__init__(plan['init_cfg'] if init_cfg is None else init_cfg)
         if position not in POSITIONS:
-            raise ValueError(f'position of an AttentionVGG must be one of {POSITIONS}, got {position!r}')
+            raise ConfigError(f'The position of AttentionVGG must be one of {POSITIONS}, got {position!r}.')
         for argument, value, minimum in (('base_channels', base_channels, 1), ('in_channels', in_channels, 1),
                                          ('image_size', image_size, 32), ('first_pool', first_pool, 2)):
             check_number(value, argument, 'AttentionVGG', minimum)
@@ -100,7 +102,7 @@ class AttentionVGG(BaseModule):
         self.average_gradients = average_gradients
         width = in_channels
         ceil_mode = plan['ceil_mode']
-        # Sizes of the poolings, in the order of the forward pass.
+        # Pooling sizes in the order of the forward pass.
         pools = []
         for index, layers in enumerate([*plan['blocks'], plan['tail']]):
             modules = OrderedDict()
@@ -126,18 +128,18 @@ class AttentionVGG(BaseModule):
                 self.tail = nn.Sequential(modules)
         size = _pooled(image_size, pools, ceil_mode)
         self.dense = nn.Conv2d(width, width, size)
-        # The smallest image of which the poolings leave what the last convolution needs.
+        # The smallest image whose pooled map covers the last convolution.
         self.min_size = next(each for each in range(1, image_size + 1) if _pooled(each, pools, ceil_mode) >= size)
 
     @property
     def stage_names(self) -> tuple:
-        """Modules whose outputs are the local features."""
+        """Names of the modules that output the local features."""
         return tuple(f'{"block" if self.position == "before_pool" else "pool"}{index}' for index in range(3))
 
     def forward(self, x: Tensor) -> tuple:
         if min(x.shape[-2:]) < self.min_size:
-            raise ValueError(f'this AttentionVGG takes images of at least {self.min_size} pixels on each side, got '
-                             f'{tuple(x.shape[-2:])}')
+            raise UserError(f'This AttentionVGG needs images of at least {self.min_size} pixels on each side, got '
+                            f'{tuple(x.shape[-2:])}.')
         outs = []
         for index in range(3):
             x = getattr(self, f'block{index}')(x)
@@ -157,7 +159,7 @@ class AttentionVGG(BaseModule):
 
 
 def _pooled(size: int, pools: Sequence[int], ceil_mode: bool) -> int:
-    """What max-poolings of these sizes and strides leave of a height or width."""
+    """Return a height or width after max-pooling layers of these sizes and strides."""
     for pool in pools:
         size = -(-size // pool) if ceil_mode else size // pool
     return size

@@ -1,4 +1,4 @@
-"""VGG for small images (Simonyan & Zisserman, ICLR 2015), as distillation benchmarks have it."""
+"""VGG for small images (Simonyan & Zisserman, ICLR 2015), as in distillation benchmarks."""
 from collections import OrderedDict
 from typing import Sequence
 
@@ -6,23 +6,24 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmat.errors import ConfigError, UserError
 from mmat.registry import MODELS
 
-from ..options import check_number
+from ..options import check_number, check_out_indices
 from .layers import conv_bn_relu
 
-# Convolutions of each block. The depth counts the three linear layers of the original, of which one is left.
+# Depth -> convolutions of each block. The depth counts the original's three linear layers; one remains, in the head.
 ARCHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
 
 
 @MODELS.register_module()
 class CIFARVGG(BaseModule):
-    """VGG with BN for 32x32 images, exactly the network of RepDistiller's CIFAR-100 benchmark.
+    """VGG with BN for 32x32 images, identical to the network of RepDistiller's CIFAR-100 benchmark.
 
-    Five blocks of 3x3 convolutions, 64, 128, 256, 512 and 512 wide, each convolution with a bias, BN and ReLU. The
-    first three blocks are followed by 2x2 max-pooling, so that of 32x32 pixels 4x4 are left; from 64 pixels on the
-    fourth is, too. Global average pooling and the linear classifier are neck and head.
+    Five blocks of 3x3 convolutions, 64, 128, 256, 512 and 512 wide, each convolution with a bias, BN and ReLU. 2x2
+    max-pooling follows the first three blocks, which reduces 32x32 pixels to 4x4, and for images of 64 pixels or more
+    also the fourth. Use a neck and a head for global average pooling and the linear classifier.
 
     Taps for attention transfer are the outputs of the five blocks, after ReLU and before pooling: stages 0 to 4, or
     ``backbone.block0`` to ``backbone.block4``. The benchmark compares all but the first.
@@ -35,11 +36,11 @@ class CIFARVGG(BaseModule):
             out), BN weights 1, all biases 0.
 
     Raises:
-        ValueError: An unknown ``depth``, ``in_channels`` below 1, or an index outside [0, 4]; at run time, images of
-            less than 8 pixels a side.
+        ConfigError: ``depth`` is unknown, ``in_channels`` is below 1, or an index is outside [0, 4].
+        UserError: At run time, the images have less than 8 pixels on a side.
 
-    Shapes: input (N, in_channels, H, W); outputs, a tuple, (N, 64, H, W), (N, 128, H/2, W/2), (N, 256, H/4, W/4),
-    (N, 512, H/8, W/8), (N, 512, H/8, W/8), the last (N, 512, H/16, W/16) where H and W are 64 or more.
+    Shapes: input (N, in_channels, H, W); output, a tuple of (N, 64, H, W), (N, 128, H/2, W/2), (N, 256, H/4, W/4),
+    (N, 512, H/8, W/8), (N, 512, H/8, W/8), the last one (N, 512, H/16, W/16) if H and W are 64 or more.
     """
 
     stage_names = ('block0', 'block1', 'block2', 'block3', 'block4')
@@ -54,12 +55,11 @@ class CIFARVGG(BaseModule):
                  ]):
         super().__init__(init_cfg)
         if not isinstance(depth, int) or depth not in ARCHS:
-            near = min(ARCHS, key=lambda each: abs(each - depth)) if isinstance(depth, (int, float)) else 8
-            raise ValueError(f'depth of a CIFARVGG must be one of {tuple(ARCHS)}, got {depth!r}; the nearest is {near}')
+            nearest = min(ARCHS, key=lambda each: abs(each - depth)) if isinstance(depth, (int, float)) else 8
+            raise ConfigError(f'The depth of CIFARVGG must be one of {tuple(ARCHS)}, got {depth!r}. The nearest is '
+                              f'{nearest}.')
         check_number(in_channels, 'in_channels', 'CIFARVGG')
-        if isinstance(out_indices, int) or not out_indices or any(i not in range(5) for i in out_indices):
-            raise ValueError(f'out_indices of a CIFARVGG must be among 0, 1, 2, 3, 4, got {out_indices!r}')
-        self.out_indices = tuple(sorted(out_indices))
+        self.out_indices = check_out_indices(out_indices, 5, 'CIFARVGG')
         for name, convs, width in zip(self.stage_names, ARCHS[depth], WIDTHS):
             layers = OrderedDict()
             for index in range(convs):
@@ -71,7 +71,7 @@ class CIFARVGG(BaseModule):
     def forward(self, x: Tensor) -> tuple:
         size = min(x.shape[-2:])
         if size < 8:
-            raise ValueError(f'a CIFARVGG takes images of at least 8 pixels on each side, got {tuple(x.shape[-2:])}')
+            raise UserError(f'CIFARVGG needs images of at least 8 pixels on each side, got {tuple(x.shape[-2:])}.')
         pooled = 4 if size >= 64 else 3
         outs = []
         for index, name in enumerate(self.stage_names):

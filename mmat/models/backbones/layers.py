@@ -1,38 +1,38 @@
-"""Pieces that backbones share."""
+"""Layers and checks shared by backbones."""
 from collections import OrderedDict
 from typing import Sequence, Tuple
 
 import torch.nn as nn
 from torch import Tensor
 
+from ..options import check_out_indices
+
 
 def check_levels(out_indices: Sequence[int], owner: str) -> Tuple[int, ...]:
-    """Indices of the three local features, in order and each once; none is fine too.
+    """Return the sorted indices of local features without duplicates; none is valid.
 
     Raises:
-        ValueError: Anything else; ``owner`` is how the message calls the backbone.
+        ConfigError: ``out_indices`` is not a list or tuple of indices in [0, 2]. The message names ``owner``.
     """
-    if not isinstance(out_indices, (list, tuple)) or any(index not in (0, 1, 2) for index in out_indices):
-        raise ValueError(f'out_indices of an {owner} must be among 0, 1, 2, got {out_indices!r}')
-    return tuple(sorted(set(out_indices)))
+    return () if out_indices in ((), []) else tuple(sorted(set(check_out_indices(out_indices, 3, owner))))
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, eps: float) -> nn.Sequential:
-    """3x3 convolution, with a bias though BN follows, as its sources have it; BN with ``eps``; ReLU."""
-    # mmcv's ConvModule warns of the bias each time.
+    """Build a 3x3 convolution, BN with ``eps``, and ReLU. The convolution has a bias, as in the source networks."""
+    # mmcv's ConvModule warns about a bias before BN.
     return nn.Sequential(OrderedDict(
         conv=nn.Conv2d(in_channels, out_channels, 3, padding=1), bn=nn.BatchNorm2d(out_channels, eps),
         activate=nn.ReLU(inplace=True)))
 
 
 def average_gradient(x: Tensor, count: int) -> Tensor:
-    """The same values, whose gradient, a sum over ``count`` branches, becomes their average.
+    """Return the same values, and average the gradient over ``count`` branches instead of summing it.
 
-    Torch's own graph sums; the hand-written backward pass of the "Learn to Pay Attention" authors averages.
+    torch sums; the hand-written backward pass of the "Learn to Pay Attention" authors averages.
 
     Args:
-        x (Tensor): Any shape; each of ``count`` branches reads the result.
-        count (int): How many; of one, or none, there is nothing to average.
+        x (Tensor): Any shape. Each of ``count`` branches reads the result.
+        count (int): Number of branches. Below 2, ``x`` is returned.
     """
     if count < 2 or not x.requires_grad:
         return x

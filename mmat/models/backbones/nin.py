@@ -1,4 +1,4 @@
-"""Network in network for small images (Lin et al., ICLR 2014), as in the wide residual networks' code."""
+"""Network in network for small images (Lin et al., ICLR 2014), as in the code of wide residual networks."""
 from collections import OrderedDict
 from typing import Optional, Sequence, Union
 
@@ -7,10 +7,13 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmat.errors import ConfigError
 from mmat.registry import MODELS
 
-# Widths of the three convolutions of each block. 'thin' is this project's choice, the paper gives only its size, 0.2M:
-# every width of 'wide' times 0.44, rounded to a multiple of four.
+from ..options import check_out_indices
+
+# Widths of the three convolutions of each block. The paper states only the size of 'thin', 0.2M. This project scales
+# the widths of 'wide' by 0.44, rounded to multiples of four.
 ARCHS = dict(
     wide=((192, 160, 96), (192, 192, 192), (192, 192, 192)),
     thin=((84, 72, 44), (84, 84, 84), (84, 84, 84)))
@@ -21,28 +24,28 @@ class NIN(BaseModule):
     """Network in network for 32x32 images: three blocks of one spatial and two 1x1 convolutions.
 
     5x5, 1x1, 1x1; 3x3 max-pooling of stride 2; 5x5, 1x1, 1x1; 3x3 average pooling of stride 2; 3x3, 1x1, 1x1. Each
-    convolution is followed by BN and ReLU; there is no dropout. The poolings' sizes are rounded up, as in the
-    reference. Global average pooling and the linear classifier are neck and head. Initialised as the attention
-    transfer authors' networks: kaiming-normal convolutions (fan in), BN weights uniform in [0, 1), BN biases 0.
+    convolution is followed by BN and ReLU; there is no dropout. Pooling rounds sizes up, as in the reference. Use a
+    neck and a head for global average pooling and the linear classifier. Initialised like the attention transfer
+    authors' networks: kaiming-normal convolutions (fan in), BN weights uniform in [0, 1), BN biases 0.
 
-    Taps for attention transfer, the project's choice, are the outputs of the three blocks, before pooling: stages 0,
+    Taps for attention transfer, this project's choice, are the outputs of the three blocks, before pooling: stages 0,
     1, 2, or ``backbone.block0`` to ``backbone.block2``.
 
     Args:
-        arch (str | Sequence): 'wide' (1M parameters, the teacher), 'thin' (0.2M, the student), or three times three
-            widths. Defaults to 'wide'.
+        arch (str | Sequence): 'wide' (1M parameters, the teacher), 'thin' (0.2M, the student), or three widths for each
+            of the three blocks. Defaults to 'wide'.
         in_channels (int): Channels of the input image. Defaults to 3.
-        norm_cfg (dict, optional): Normalisation after each convolution; None for none, and then convolutions have a
-            bias. Defaults to ``dict(type='BN')``.
-        relu_before_pool (bool): Whether a block ends with a ReLU. False is the network of the paper's Table 3.
-            Defaults to True.
+        norm_cfg (dict, optional): Normalisation after each convolution. With None, convolutions have a bias instead.
+            Defaults to ``dict(type='BN')``.
+        relu_before_pool (bool): End each block with a ReLU. False gives the network of the paper's Table 3. Defaults
+            to True.
         out_indices (Sequence[int]): Blocks whose outputs are returned. Defaults to (2, ).
         init_cfg (dict | list, optional): Initialisation. Defaults to the authors'.
 
     Raises:
-        ValueError: An unknown ``arch``, one that is not three times three widths, or an index outside [0, 2].
+        ConfigError: ``arch`` is unknown or not three times three widths, or an index is outside [0, 2].
 
-    Shapes: input (N, in_channels, H, W); outputs, a tuple, (N, C0, H, W), (N, C1, H/2, W/2), (N, C2, H/4, W/4).
+    Shapes: input (N, in_channels, H, W); output, a tuple of (N, C0, H, W), (N, C1, H/2, W/2), (N, C2, H/4, W/4).
     """
 
     stage_names = ('block0', 'block1', 'block2')
@@ -59,15 +62,14 @@ class NIN(BaseModule):
                  ]):
         super().__init__(init_cfg)
         if isinstance(arch, str) and arch not in ARCHS:
-            raise ValueError(f'arch of a NIN must be one of {sorted(ARCHS)} or three times three widths, got {arch!r}')
+            raise ConfigError(f'The arch of NIN must be one of {sorted(ARCHS)} or three times three widths, got '
+                              f'{arch!r}.')
         widths = ARCHS[arch] if isinstance(arch, str) else arch
         if not _is_three(widths) or not all(
                 _is_three(block) and all(isinstance(width, int) and width > 0 for width in block) for block in widths):
-            raise ValueError('arch of a NIN must be three times three widths, such as '
-                             f'((192, 160, 96), (192, 192, 192), (192, 192, 192)), got {arch!r}')
-        if isinstance(out_indices, int) or not out_indices or any(i not in (0, 1, 2) for i in out_indices):
-            raise ValueError(f'out_indices of a NIN must be among 0, 1, 2, got {out_indices!r}')
-        self.out_indices = tuple(sorted(out_indices))
+            raise ConfigError('The arch of NIN must be three times three widths, such as '
+                              f'((192, 160, 96), (192, 192, 192), (192, 192, 192)), got {arch!r}.')
+        self.out_indices = check_out_indices(out_indices, 3, 'NIN')
         for name, kernel_size, block_widths in zip(self.stage_names, (5, 5, 3), widths):
             convs = OrderedDict()
             for index, (kernel, width) in enumerate(zip((kernel_size, 1, 1), block_widths)):

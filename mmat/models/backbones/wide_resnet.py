@@ -9,6 +9,8 @@ from mmengine.model import BaseModule
 
 from mmat.registry import MODELS
 
+from ..options import check_depth, check_number, check_out_indices
+
 
 class PreActBlock(BaseModule):
     """Pre-activation basic block.
@@ -22,12 +24,9 @@ class PreActBlock(BaseModule):
         self.conv0 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv1 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.convdim = None
         if in_channels != out_channels:
             self.convdim = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-        elif stride != 1:
-            raise ValueError('a block that keeps its width cannot have a stride: it has no projection')
-        else:
-            self.convdim = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         activated = F.relu(self.bn0(x), inplace=True)
@@ -38,12 +37,12 @@ class PreActBlock(BaseModule):
 
 @MODELS.register_module()
 class WideResNet(BaseModule):
-    """WRN-d-k for 32x32 images, exactly the network of the attention transfer authors' CIFAR code.
+    """WRN-d-k for 32x32 images, identical to the network of the attention transfer authors' CIFAR code.
 
-    A 3x3 convolution to 16 channels whatever ``k``, three groups of ``n = (d - 4) / 6`` pre-activation basic blocks
-    of widths 16k, 32k, 64k and strides 1, 2, 2, then BN and ReLU. Initialised as there: kaiming-normal convolutions
-    (fan in), BN weights uniform in [0, 1), BN biases 0. Module names follow the authors' parameter names
-    (``group0.block0.conv0``). Global average pooling and the linear classifier are neck and head.
+    A 3x3 convolution to 16 channels for any ``k``, three groups of ``n = (d - 4) / 6`` pre-activation basic blocks
+    of widths 16k, 32k, 64k and strides 1, 2, 2, then BN and ReLU. Initialised like the authors' code: kaiming-normal
+    convolutions (fan in), BN weights uniform in [0, 1), BN biases 0. Module names follow the authors' parameter names
+    (``group0.block0.conv0``). Use a neck and a head for global average pooling and the linear classifier.
 
     Taps for attention transfer are the raw outputs of the three groups, after the addition and before BN:
     stages 0, 1, 2, or ``backbone.group0`` to ``backbone.group2``.
@@ -52,14 +51,14 @@ class WideResNet(BaseModule):
         depth (int): d = 6n + 4: 10, 16, 22, 28, 40, ...
         widen_factor (int): k, at least 1. Defaults to 1.
         in_channels (int): Channels of the input image. Defaults to 3.
-        out_indices (Sequence[int]): Groups whose outputs are returned. The last group's is given after BN and ReLU,
-            as the classifier sees it; the others raw. Defaults to (2, ).
+        out_indices (Sequence[int]): Groups whose outputs are returned. The last group's is returned after BN and
+            ReLU, the input of the classifier; the others are raw. Defaults to (2, ).
         init_cfg (dict | list, optional): Initialisation. Defaults to the authors'.
 
     Raises:
-        ValueError: ``depth`` is not 6n + 4, ``widen_factor < 1``, or an index outside [0, 2].
+        ConfigError: ``depth`` is not 6n + 4, ``widen_factor < 1``, or an index is outside [0, 2].
 
-    Shapes: input (N, in_channels, H, W); outputs, a tuple, (N, 16k, H, W), (N, 32k, H/2, W/2), (N, 64k, H/4, W/4).
+    Shapes: input (N, in_channels, H, W); output, a tuple of (N, 16k, H, W), (N, 32k, H/2, W/2), (N, 64k, H/4, W/4).
     """
 
     stage_names = ('group0', 'group1', 'group2')
@@ -74,22 +73,15 @@ class WideResNet(BaseModule):
                      dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
                  ]):
         super().__init__(init_cfg)
-        if depth < 10 or (depth - 4) % 6:
-            near = max(10, 6 * round((depth - 4) / 6) + 4)
-            raise ValueError(f'depth of a WideResNet must be 6n + 4 (10, 16, 22, 28, 40, ...), got {depth}; '
-                             f'the nearest is {near}')
-        if widen_factor < 1:
-            raise ValueError(f'widen_factor of a WideResNet must be at least 1, got {widen_factor}')
-        if not out_indices or any(i not in (0, 1, 2) for i in out_indices):
-            raise ValueError(f'out_indices of a WideResNet must be among 0, 1, 2, got {tuple(out_indices)}')
-        self.out_indices = tuple(sorted(out_indices))
+        count = check_depth(depth, 6, 4, 'WideResNet')
+        check_number(widen_factor, 'widen_factor', 'WideResNet')
+        self.out_indices = check_out_indices(out_indices, 3, 'WideResNet')
         self.conv0 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         width = 16
         for index, name in enumerate(self.stage_names):
             blocks = OrderedDict()
-            for b in range((depth - 4) // 6):
+            for b in range(count):
                 out_width = 16 * widen_factor * 2**index
-                # WRN-d-1 keeps its 16 channels in the first group, so its first block has no projection.
                 blocks[f'block{b}'] = PreActBlock(width, out_width, 2 if index > 0 and b == 0 else 1)
                 width = out_width
             setattr(self, name, nn.Sequential(blocks))

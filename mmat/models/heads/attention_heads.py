@@ -1,4 +1,4 @@
-"""Classifiers of the pooled vectors of "Learn to Pay Attention" (Jetley et al., ICLR 2018, section 3.2)."""
+"""Classifiers on pooled vectors (Jetley et al., "Learn to Pay Attention", ICLR 2018, section 3.2)."""
 import math
 from typing import Sequence, Tuple
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmat.attention.precision import at_least_float32
+from mmat.errors import ConfigError
 from mmat.registry import MODELS
 
 from ..options import check_dropout, check_widths
@@ -18,22 +19,22 @@ COMBINATIONS = ('average', 'sum')
 
 @MODELS.register_module()
 class ConcatClsHead(LinearClsHead):
-    """One linear classifier on the joined vectors of all levels: the paper's 'concat'.
+    """One linear classifier on the concatenated vectors of all levels, the paper's 'concat'.
 
-    As in the authors' code, each vector first goes through BN, ReLU and dropout.
+    As in the authors' code, each vector first passes BN, ReLU and dropout.
 
     Args:
         num_classes (int): Number of classes.
-        in_channels (Sequence[int]): Widths of the vectors, the neck's ``out_channels``.
-        norm (bool): Whether BN and ReLU come first; the re-implementation has neither. In training BN needs batches of
-            two images at least. Defaults to True.
-        dropout (float): Before the classifier. Defaults to 0.5, the authors'.
+        in_channels (Sequence[int]): Channels of the vectors, the neck's ``out_channels``.
+        norm (bool): Apply BN and ReLU first. The re-implementation has neither. In training, BN needs batches of at
+            least two images. Defaults to True.
+        dropout (float): Dropout rate before the classifier. Defaults to 0.5, as the authors.
         init_cfg (dict | list, optional): Initialisation. Defaults to the authors': BN weights uniform in [0, 1), BN
-            biases 0, linear layers as torch's.
-        **kwargs: As mmpretrain's LinearClsHead takes them.
+            biases 0, torch's default for linear layers.
+        **kwargs: Arguments of mmpretrain's LinearClsHead.
 
     Raises:
-        ValueError: An option outside these; at run time, vectors of another number or width.
+        ConfigError: An option is invalid, or, at run time, the vectors have another number or width.
     """
 
     def __init__(self,
@@ -46,43 +47,44 @@ class ConcatClsHead(LinearClsHead):
         widths = check_widths(in_channels, 'in_channels', type(self).__name__)
         super().__init__(num_classes=num_classes, in_channels=sum(widths), init_cfg=init_cfg, **kwargs)
         self.widths = widths
-        # BN works channel by channel: that of the joined vectors is that of each.
+        # BN is channel-wise, so it can act on the concatenated vectors.
         layers = [nn.BatchNorm1d(self.in_channels), nn.ReLU(inplace=False)] if norm else []
         self.transform = nn.Sequential(*layers, nn.Dropout(check_dropout(dropout, type(self).__name__)))
 
     def pre_logits(self, feats: Tuple[Tensor, ...]) -> Tensor:
-        """The joined vectors, shape (N, sum of in_channels), as the classifier sees them."""
+        """Return the input of the classifier, shape (N, sum of in_channels)."""
         if tuple(each.shape[1:] for each in feats) != tuple((width, ) for width in self.widths):
-            raise ValueError(f'{type(self).__name__} expects one vector of each of {self.widths} channels, got '
-                             f'{[tuple(each.shape) for each in feats]}')
+            raise ConfigError(f'{type(self).__name__} needs one vector for each of {self.widths} channels, got '
+                              f'{[tuple(each.shape) for each in feats]}.')
         return self.transform(torch.cat(tuple(feats), dim=1))
 
 
 @MODELS.register_module()
 class IndependentClsHead(ConcatClsHead):
-    """A linear classifier for each level, whose predictions are combined: the paper's 'indep'.
+    """One linear classifier for each level, with combined predictions, the paper's 'indep'.
 
     Args:
-        combine (str): 'average', the mean of the levels' probabilities, as the paper says, or 'sum', the sum of their
-            logits, as the authors' code does. Defaults to 'average'.
-        **kwargs: As :class:`ConcatClsHead`.
+        combine (str): 'average', the mean of the levels' probabilities, as in the paper, or 'sum', the sum of their
+            logits, as in the authors' code. Defaults to 'average'.
+        **kwargs: Arguments of :class:`ConcatClsHead`.
 
     Raises:
-        ValueError: An option outside these; at run time, vectors of another number or width.
+        ConfigError: An option is invalid, or, at run time, the vectors have another number or width.
     """
 
     def __init__(self, *args, combine: str = 'average', **kwargs):
         super().__init__(*args, **kwargs)
         if combine not in COMBINATIONS:
-            raise ValueError(f'combine of IndependentClsHead must be one of {COMBINATIONS}, got {combine!r}')
+            raise ConfigError(f'The combine option of IndependentClsHead must be one of {COMBINATIONS}, got '
+                              f'{combine!r}.')
         self.combine = combine
         self.fc = nn.ModuleList(nn.Linear(width, self.num_classes) for width in self.widths)
 
     def forward(self, feats: Tuple[Tensor, ...]) -> Tensor:
-        """Logits of shape (N, num_classes); for 'average' the logarithm of the mean probability."""
+        """Return logits of shape (N, num_classes); for 'average', the logarithm of the mean probability."""
         vectors = self.pre_logits(feats).split(self.widths, dim=1)
         logits = torch.stack([fc(vector) for fc, vector in zip(self.fc, vectors)])
         if self.combine == 'sum':
             return logits.sum(dim=0)
-        # Their softmax is the mean probability, their cross-entropy that of the mean.
+        # Softmax and cross-entropy of these logits are those of the mean probability.
         return F.log_softmax(at_least_float32(logits), dim=-1).logsumexp(dim=0) - math.log(len(logits))

@@ -1,4 +1,4 @@
-"""Linear classification head for batches whose labels are one tensor."""
+"""Linear classification head for batches with labels in one tensor."""
 from typing import List, Union
 
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmat.datasets import BatchedSamples
+from mmat.errors import ConfigError
 from mmat.registry import MODELS
 
 from ..targets import read_targets
@@ -15,16 +16,15 @@ from ..targets import read_targets
 
 @MODELS.register_module()
 class LinearClsHead(MMPretrainLinearClsHead):
-    """mmpretrain's linear head; reads the labels of :class:`mmat.datasets.BatchedSamples` as one tensor.
+    """mmpretrain's linear head, with labels and predictions of :class:`mmat.datasets.BatchedSamples` in one tensor.
 
-    It writes its predictions there as well. Collecting labels from one DataSample per image costs more than loading and
-    augmenting the batch. Any other mmpretrain head works on these batches too, at that cost. The training accuracy is
-    that of the highest score, whatever its sign; mmpretrain's counts an image whose highest score is not positive as
-    wrong. Arguments as mmpretrain's.
+    Collecting labels from one DataSample per image costs more than loading and augmenting the batch. Any other
+    mmpretrain head accepts these batches too, at that cost. The training accuracy uses the highest score; mmpretrain's
+    counts an image as wrong if its highest score is not positive. The arguments are mmpretrain's.
     """
 
     def __init__(self, *args, loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0), **kwargs):
-        # mmpretrain's own default has no prefix, so it builds in mmpretrain's scope only.
+        # mmpretrain's default has no prefix and builds only in its scope.
         super().__init__(*args, loss=loss, **kwargs)
 
     def _get_loss(self, cls_score: Tensor, data_samples, **kwargs) -> dict:
@@ -32,8 +32,8 @@ class LinearClsHead(MMPretrainLinearClsHead):
         losses = dict(loss=self.loss_module(cls_score, target, avg_factor=cls_score.size(0), **kwargs))
         if self.cal_acc:
             if target.dim() != 1:
-                raise ValueError('cal_acc counts right labels, and a batch that is mixed (mixup, cutmix) has scores '
-                                 'instead: leave out cal_acc')
+                raise ConfigError('The option cal_acc needs labels, but mixup and cutmix replace them by scores. '
+                                  'Remove cal_acc.')
             accuracy = Accuracy.calculate(cls_score, target, topk=self.topk, thrs=(None, ))
             losses.update({f'accuracy_top-{k}': value for k, value in zip(self.topk, accuracy)})
         return losses

@@ -1,4 +1,4 @@
-"""What the attention necks have in common."""
+"""Base classes of attention necks."""
 from abc import ABCMeta, abstractmethod
 from typing import Sequence, Tuple
 
@@ -8,15 +8,16 @@ from torch import Tensor
 
 from mmat.attention import attend, normalize_scores
 from mmat.attention.learned import check_normalization
+from mmat.errors import ConfigError
 
 from ..options import check_number, check_widths
 
 
 class AttentionWeights(nn.Module):
-    """Turns scores into attention, (N, H, W) to (N, H, W); a module so that whoever wants the maps can tap it.
+    """Normalise scores (N, H, W) to attention maps (N, H, W), as a module whose output can be read by its path.
 
-    ``gives_attention`` tells transfer heads and pictures that the output is an attention map already: they take it as
-    it is, where they make a map of any other layer's activations. Modules of other repositories may say the same.
+    ``gives_attention`` marks modules that output attention maps. Transfer heads and visualisations use such outputs
+    directly, and compute the attention map of any other layer. Custom modules can set it too.
     """
 
     gives_attention = True
@@ -33,17 +34,18 @@ class AttentionWeights(nn.Module):
 
 
 class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
-    """Pools each of several local features under attention that a global feature steers.
+    """Base class for necks that pool local features with attention computed from a global feature.
 
-    A backbone's outputs arrive as a tuple: the local features, (N, C_i, H_i, W_i), and last the global one, a vector
-    (N, C) or a map, (N, C, H, W). Where there is none beside the local features, as with backbones that give their
-    stages' outputs only, the last local feature is the global one too.
+    The input is the output tuple of a backbone: the local features, (N, C_i, H_i, W_i), followed by the global feature,
+    a vector (N, C) or a map (N, C, H, W). Without a global feature, as with backbones that return only their stages,
+    the last local feature serves as both.
 
-    The result is a tuple of one pooled vector a local feature, (N, out_channels[i]). The attention maps, (N, H_i, W_i),
-    are what the modules ``maps.0``, ``maps.1``, ... give: read as any layer is, ``'neck.maps.0'`` in a transfer head
-    or in :func:`mmat.models.get_attention_maps`; nothing is kept or copied when nobody reads them.
+    The output is a tuple of one pooled vector for each local feature, (N, out_channels[i]). The attention maps,
+    (N, H_i, W_i), are the outputs of the modules ``maps.0``, ``maps.1``, ... Read them like any layer, as
+    ``'neck.maps.0'`` in a transfer head or in :func:`mmat.models.get_attention_maps`. Maps that are not read are not
+    stored.
 
-    Subclasses make scores of a level in :meth:`score`.
+    Subclasses implement :meth:`score`.
 
     Args:
         in_channels (Sequence[int]): Channels of the local features.
@@ -52,7 +54,7 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
         init_cfg (dict | list, optional): Initialisation.
 
     Raises:
-        ValueError: An option outside these; at run time, features of another number or width.
+        ConfigError: An option is invalid, or, at run time, the features have another number or width.
     """
 
     def __init__(self, in_channels: Sequence[int], global_channels: int, normalization: str, init_cfg=None):
@@ -65,7 +67,7 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
 
     @property
     def out_channels(self) -> Tuple[int, ...]:
-        """Widths of the pooled vectors."""
+        """Channels of the pooled vectors."""
         return self.in_channels
 
     def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
@@ -74,10 +76,10 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
         if (len(inputs) not in (levels, levels + 1) or any(len(shape) != 4 for shape in shapes[:levels])
                 or tuple(shape[1] for shape in shapes[:levels]) != self.in_channels or len(shapes[-1]) not in (2, 4)
                 or shapes[-1][1] != self.global_channels or len({shape[0] for shape in shapes}) != 1):
-            raise ValueError(
-                f'{type(self).__name__} expects local features of shape (N, C, H, W) with {self.in_channels} channels '
-                f'and a global feature with {self.global_channels} (or none, where it is the last of them), got '
-                f'{shapes}; see out_indices of the backbone')
+            raise ConfigError(
+                f'{type(self).__name__} needs local features (N, C, H, W) of {self.in_channels} channels and a global '
+                f'feature of {self.global_channels} channels (by default the last local one), got {shapes}. Check '
+                'out_indices of the backbone.')
         pooled = []
         for level, local in enumerate(inputs[:levels]):
             local, scores = self.score(level, local, inputs[-1])
@@ -86,10 +88,10 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def score(self, level: int, local: Tensor, descriptor: Tensor) -> Tuple[Tensor, Tensor]:
-        """What to pool of a local feature, (N, out_channels[level], H, W), and its scores, (N, H, W).
+        """Return the feature to pool, (N, out_channels[level], H, W), and its scores, (N, H, W).
 
         Args:
-            level (int): Which local feature.
-            local (Tensor): Itself, shape (N, C, H, W).
-            descriptor (Tensor): The global feature, (N, C) or (N, C, H, W).
+            level (int): Index of the local feature.
+            local (Tensor): Local feature, shape (N, C, H, W).
+            descriptor (Tensor): Global feature, (N, C) or (N, C, H, W).
         """

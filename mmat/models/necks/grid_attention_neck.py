@@ -15,22 +15,22 @@ from .base import BaseAttentionNeck
 class GridAttentionNeck(BaseAttentionNeck):
     """Additive attention gates: ``c = phi(relu(W_l l + upsample(W_g g)))``, at every position of the local feature.
 
-    The gate g may be a map, which is brought to the size of the local feature bilinearly, so that other places may have
-    other gates, or a vector, the same everywhere. ``W_l``, ``W_g`` and ``phi`` are 1x1 convolutions, the last to one
-    channel and the only one with a bias. The result of a level is ``sum_i a_i l_i`` for 'softmax' and the mean of
-    ``a_i l_i`` for 'sigmoid'.
+    The gate g is a map, resized bilinearly to the local feature, or a vector used at every position. ``W_l``, ``W_g``
+    and ``phi`` are 1x1 convolutions; ``phi`` has one output channel and is the only one with a bias. The pooled vector
+    is ``sum_i a_i l_i`` for 'softmax' and the mean of ``a_i l_i`` for 'sigmoid'.
 
-    See :class:`BaseAttentionNeck` for inputs, outputs and how to read the maps.
+    See :class:`BaseAttentionNeck` for inputs, outputs and access to the maps.
 
     Args:
         in_channels (Sequence[int]): Channels of the local features.
         global_channels (int): Channels of the gate.
-        inter_channels (int): Channels in which the two are added. Defaults to 256.
-        normalization (str): 'softmax' or 'sigmoid'. Defaults to 'sigmoid', the source's.
+        inter_channels (int): Channels of ``W_l l`` and ``W_g g``. Defaults to 256.
+        normalization (str): 'softmax' or 'sigmoid'. Defaults to 'sigmoid', as in
+            the source.
         init_cfg (dict | list, optional): Initialisation. Defaults to kaiming-normal convolutions (fan in).
 
     Raises:
-        ValueError: An option outside these; at run time, features of another number or width.
+        ConfigError: An option is invalid, or, at run time, the features have another number or width.
     """
 
     def __init__(self,
@@ -47,7 +47,7 @@ class GridAttentionNeck(BaseAttentionNeck):
 
     def score(self, level: int, local: Tensor, descriptor: Tensor) -> Tuple[Tensor, Tensor]:
         gate = descriptor if descriptor.dim() == 4 else descriptor[:, :, None, None]
-        # Convolved before it is enlarged, which is the same (both are linear, in other dimensions) and cheaper.
+        # Convolve before resizing: cheaper, and equal because the two operations commute.
         gate = self.gate_convs[level](gate)
         if gate.shape[-2:] not in (local.shape[-2:], (1, 1)):
             gate = F.interpolate(gate, local.shape[-2:], mode='bilinear', align_corners=False)

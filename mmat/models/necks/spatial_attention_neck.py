@@ -1,4 +1,4 @@
-"""Attention modules of "Learn to Pay Attention" (Jetley et al., ICLR 2018, section 3)."""
+"""Attention modules (Jetley et al., "Learn to Pay Attention", ICLR 2018, section 3)."""
 from typing import Sequence, Tuple
 
 import torch.nn as nn
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmat.attention import dot_product_compatibility, parametrised_compatibility
 from mmat.attention.learned import COMPATIBILITIES
+from mmat.errors import ConfigError
 from mmat.registry import MODELS
 
 from ..options import check_dropout
@@ -16,37 +17,37 @@ PROJECTIONS = ('global', 'local')
 
 @MODELS.register_module()
 class SpatialAttentionNeck(BaseAttentionNeck):
-    """Scores every position of a local feature against the global vector, and pools the feature under these scores.
+    """Score each position of a local feature against the global vector, and pool the feature with these scores.
 
-    With l the local feature and g the global vector, a map of which is average pooled: ``c_i = <u, l_i + g>`` ('pc') or
-    ``c_i = <l_i, g>`` ('dp'); ``a`` is the softmax of ``c`` over positions, or its sigmoid; the result is
-    ``g_a = sum_i a_i l_i``, for sigmoids their mean. Under 'pc' with 'softmax' the term of g is the same at every
-    position and cancels: the attention then depends on the local feature alone, here as in the paper, and a global
-    branch that nothing else reads is not trained by it.
+    With l the local feature and g the global vector (a global map is average pooled), ``c_i = <u, l_i + g>`` for 'pc'
+    or ``c_i = <l_i, g>`` for 'dp'; ``a`` is the softmax of ``c`` over positions or its sigmoid; the output is
+    ``g_a = sum_i a_i l_i``, or the mean of ``a_i l_i`` for sigmoids. For 'pc' with 'softmax', the term of g is the same
+    at every position and cancels, also in the paper. The attention then depends on the local feature only, and does not
+    train a global branch that has no other use.
 
-    Where a local feature is of another width than g, one of them is projected:
+    If the widths of l and g differ, one of them is projected:
 
-    - ``project='global'``, the authors' code: g goes through BN, ReLU, dropout and a linear layer;
-    - ``project='local'``, the PyTorch re-implementation: l goes through a 1x1 convolution without bias, and it is the
-      projected feature that is pooled.
+    - ``project='global'``, as in the authors' code: g passes BN, ReLU, dropout and a linear layer.
+    - ``project='local'``, as in the PyTorch re-implementation: l passes a 1x1 convolution without bias, and the
+      projected feature is pooled.
 
-    See :class:`BaseAttentionNeck` for inputs, outputs and how to read the maps.
+    See :class:`BaseAttentionNeck` for inputs, outputs and access to the maps.
 
     Args:
         in_channels (Sequence[int]): Channels of the local features: one for att, two for att2, three for att3.
         global_channels (int): Channels of the global feature.
         compatibility (str): 'pc', parametrised, or 'dp', dot product. Defaults to 'pc'.
-        bias (bool): Whether 'pc' adds a bias, as the authors' does and the re-implementation's does not. Defaults to
-            True.
+        bias (bool): Add a bias to the scores of 'pc', as in the authors' code but not in the re-implementation.
+            Defaults to True.
         normalization (str): 'softmax' or 'sigmoid'. Defaults to 'softmax'.
         project (str): 'global' or 'local'. Defaults to 'global'.
-        dropout (float): Before the linear layer of ``project='global'``. Defaults to 0.5, the authors'.
-        init_cfg (dict | list, optional): Initialisation. Defaults to the re-implementation's, Xavier-uniform
-            convolutions of gain sqrt(2). The authors' (kaiming-normal, fan out), which their configs name, gives the
-            scores' weights a standard deviation of sqrt(2), and with it attention that starts out all or nothing.
+        dropout (float): Dropout rate before the linear layer of ``project='global'``. Defaults to 0.5, as the authors.
+        init_cfg (dict | list, optional): Initialisation. Defaults to the re-implementation's: Xavier-uniform
+            convolutions of gain sqrt(2). The authors' (kaiming-normal, fan out), set in their configs, gives the score
+            weights a standard deviation of sqrt(2), which saturates the initial attention.
 
     Raises:
-        ValueError: An option outside these; at run time, features of another number or width.
+        ConfigError: An option is invalid, or, at run time, the features have another number or width.
     """
 
     def __init__(self,
@@ -60,10 +61,11 @@ class SpatialAttentionNeck(BaseAttentionNeck):
                  init_cfg=dict(type='Xavier', layer='Conv2d', gain=2**0.5, distribution='uniform')):
         super().__init__(in_channels, global_channels, normalization, init_cfg)
         if compatibility not in COMPATIBILITIES:
-            raise ValueError(f'compatibility of SpatialAttentionNeck must be one of {COMPATIBILITIES}, got '
-                             f'{compatibility!r}')
+            raise ConfigError(f'The compatibility of SpatialAttentionNeck must be one of {COMPATIBILITIES}, got '
+                              f'{compatibility!r}.')
         if project not in PROJECTIONS:
-            raise ValueError(f'project of SpatialAttentionNeck must be one of {PROJECTIONS}, got {project!r}')
+            raise ConfigError(f'The project option of SpatialAttentionNeck must be one of {PROJECTIONS}, got '
+                              f'{project!r}.')
         check_dropout(dropout, 'SpatialAttentionNeck')
         self.compatibility = compatibility
         self.project = project
@@ -74,12 +76,12 @@ class SpatialAttentionNeck(BaseAttentionNeck):
                           nn.Linear(global_channels, width))
             for width in self.in_channels)
         if compatibility == 'pc':
-            # 1x1 convolutions, of which only the weights are used: see parametrised_compatibility.
+            # 1x1 convolutions as holders of weights, see parametrised_compatibility.
             self.scores = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=bias) for width in self.out_channels)
 
     @property
     def out_channels(self) -> Tuple[int, ...]:
-        """Widths of the pooled vectors."""
+        """Channels of the pooled vectors."""
         return (self.global_channels, ) * len(self.in_channels) if self.project == 'local' else self.in_channels
 
     def score(self, level: int, local: Tensor, descriptor: Tensor) -> Tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation, as an example of a repository that extends mmat."""
+"""Decoupled knowledge distillation, an example of a repository that extends mmat."""
 from .head import DecoupledKDHead
 
 __all__ = ['DecoupledKDHead']

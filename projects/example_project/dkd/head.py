@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmat.errors import ConfigError
 from mmat.models import BaseATHead, NetworkOutputs
 
 from .registry import MODELS
@@ -12,23 +13,26 @@ from .registry import MODELS
 
 @MODELS.register_module()
 class DecoupledKDHead(BaseATHead):
-    """``alpha * TCKD + beta * NCKD`` of equation 7, each times ``T^2``: target and other classes apart.
+    """Compute ``alpha * TCKD + beta * NCKD`` (equation 7), each times ``T^2``.
 
     Args:
         T (float): Temperature. Defaults to 4.
-        alpha (float): Share of the target class. Defaults to 1.
-        beta (float): Share of the other classes. Defaults to 8.
-        weight (float | dict): Factor of both, or its schedule. Defaults to 1.
-        name (str): What the logs call it. Defaults to 'dkd'.
+        alpha (float): Weight of the target class (TCKD). Defaults to 1.
+        beta (float): Weight of the other classes (NCKD). Defaults to 8.
+        weight (float | dict): Weight of the sum, or its schedule. Defaults to 1.
+        name (str): Name in the log. Defaults to 'dkd'.
+
+    Raises:
+        ConfigError: ``T`` is not above 0.
     """
 
-    # All that the head needs to say. Layers it would name in `pairs`, and read from `student.features`.
+    # The quantities that `loss` reads. A head that compares layers sets `pairs` and reads `student.features`.
     student_wants = ('logits', 'targets')
     teacher_wants = ('logits', )
 
     def __init__(self, T: float = 4, alpha: float = 1, beta: float = 8, weight=1., name: str = 'dkd'):
         if not T > 0:
-            raise ValueError(f'the temperature T must be above 0, got {T!r}')
+            raise ConfigError(f'The temperature T must be above 0, got {T!r}.')
         super().__init__(weight=weight, name=name)
         self.T = T
         self.alpha = alpha
@@ -44,12 +48,12 @@ class DecoupledKDHead(BaseATHead):
 
 
 def log_binary(logits: Tensor, is_target: Tensor) -> Tensor:
-    """Log-probabilities of the target class and of all others together, shape (N, 2)."""
+    """Return log-probabilities of the target class and of all other classes together, shape (N, 2)."""
     log_p = F.log_softmax(logits, dim=1)
     others = log_p[~is_target].view(len(logits), -1).logsumexp(dim=1)
     return torch.stack([log_p[is_target], others], dim=1)
 
 
 def log_others(logits: Tensor, is_target: Tensor) -> Tensor:
-    """Log-probabilities among the other classes, shape (N, C - 1)."""
+    """Return log-probabilities over the other classes, shape (N, C - 1)."""
     return F.log_softmax(logits[~is_target].view(len(logits), -1), dim=1)

@@ -1,4 +1,4 @@
-"""This repository's own registry scope, 'dkd'."""
+"""Registry scope 'dkd' of this repository."""
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 

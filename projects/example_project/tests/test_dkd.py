@@ -15,11 +15,11 @@ CONFIG = PROJECT / 'configs' / 'wrn16-1_dkd-wrn16-2_1xb10_digits.py'
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch):
+def dkd_on_path(monkeypatch):
     monkeypatch.syspath_prepend(str(PROJECT))
 
 
-def test_it_decouples_knowledge_distillation():
+def test_weighted_parts_sum_to_knowledge_distillation():
     """Equation 6 of the paper: KD = TCKD + (1 - p_t) NCKD, sample by sample."""
     from dkd import DecoupledKDHead
 
@@ -42,7 +42,7 @@ def test_the_config_finds_the_head_through_custom_imports():
     assert type(head).__module__ == 'dkd.head' and (head.T, head.alpha, head.beta) == (4, 1, 8)
 
 
-def test_it_trains(tmp_path):
+def test_training(tmp_path):
     root = PROJECT.parents[1]
     teacher = tmp_path / 'teacher.pth'
     torch.save(dict(state_dict=build_network('wrn16-2_1xb32_digits').state_dict()), teacher)
