@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tool_runner import fails, run_tool
 from mmat import get_model
 from mmat.apis import extract_features, linear_probe
 from mmat.datasets import Digits
+from mmat.errors import ConfigError, MissingFileError
 from mmat.models import build_network
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +48,7 @@ def plain_features(network, images):
         return network.backbone((images.float() - mean) / std)[-1].mean((2, 3))
 
 
-def test_features_are_what_the_classifier_sees(config):
+def test_features_are_the_inputs_of_the_classifier(config):
     network = get_model(config.network, pretrained=config.checkpoint).train()
     dataset = Digits('test', size=8, indices=70)
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -114,24 +116,23 @@ def test_another_preprocessor(config):
 @pytest.mark.parametrize('missing', ['network', 'train', 'test', 'classifier'])
 def test_names_what_the_config_lacks(config, missing):
     config.pop(missing)
-    with pytest.raises(ValueError, match=f'needs {missing}; see recipes/linear_probe/cifar10_to_digits.py'):
+    with pytest.raises(ConfigError, match=f' {missing}.*recipes/linear_probe/cifar10_to_digits.py'):
         linear_probe(config)
 
 
 @pytest.mark.parametrize('classifier, message', [
-    *((each, 'must be a dict with Cs, positive numbers')
-      for each in ('svm', dict(folds=3), dict(Cs=[]), dict(Cs=[1, -1]))),
-    (dict(Cs=[0.1], folds=1), 'folds of the classifier .* at least 2, got 1'),
+    *((each, f'Cs.*{re.escape(repr(each))}') for each in ('svm', dict(folds=3), dict(Cs=[]), dict(Cs=[1, -1]))),
+    (dict(Cs=[0.1], folds=1), 'folds.* 2.* 1'),
 ])
 def test_refuses_other_classifiers(config, classifier, message):
     config.classifier = classifier
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         linear_probe(config)
 
 
 def test_says_which_images_are_missing(config):
     config.test = dict(type='mmat.CIFAR10', data_root='nowhere', split='test')
-    with pytest.raises(FileNotFoundError, match="the images of test, mmat.CIFAR10, cannot be read: .*'nowhere'"):
+    with pytest.raises(MissingFileError, match="test.*mmat.CIFAR10.*'nowhere'"):
         linear_probe(config)
 
 
@@ -146,11 +147,11 @@ def test_refuses_datasets_of_different_classes(config, monkeypatch):
         return dataset
 
     monkeypatch.setattr(DATASETS, 'build', other)
-    with pytest.raises(ValueError, match='the classes of train .* and test .* differ'):
+    with pytest.raises(ConfigError, match=r"train \(.*'9'.*test \(\('a', 'b'\)\)"):
         linear_probe(config)
 
 
-def test_the_recipes_name_what_there_is():
+def test_the_recipes_name_existing_networks_and_checkpoints():
     for recipe in ROOT.glob('recipes/linear_probe/*.py'):
         config = Config.fromfile(recipe)
         get_model(config.network)
@@ -168,15 +169,15 @@ def test_the_command(tmp_path, config):
                             '--cfg-options', 'seed=0')
     assert not code
     written = json.loads((tmp_path / 'result.json').read_text())
-    assert f'{written["accuracy"]:.2f} % of 50 test images right' in output
+    assert f'{written["accuracy"]:.2f} % of 50 test images' in output
     assert written['checkpoint'] == config.checkpoint and written['features'] == 64
 
 
 @pytest.mark.parametrize('args, message', [
     (['recipes/linear_probe/digits.py'], 'recipes/linear_probe/'),
-    ([DIGITS, '--out', 'result.txt'], 'must end in .json'),
-    ([DIGITS, '--cfg-options', 'checkpoint=nowhere.pth'], "no checkpoint at 'nowhere.pth'"),
+    ([DIGITS, '--out', 'result.txt'], "'result.txt'"),
+    ([DIGITS, '--cfg-options', 'checkpoint=nowhere.pth'], "'nowhere.pth'"),
 ])
-def test_the_command_says_what_is_wrong_in_one_line(args, message, monkeypatch):
+def test_the_command_reports_mistakes_in_one_line(args, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert message in fails('linear_probe.py', *args)

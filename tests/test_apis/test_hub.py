@@ -6,6 +6,7 @@ import torch
 from mmpretrain.apis.model import ModelHub
 
 from mmat.apis import hub, register_zoo
+from mmat.errors import MissingFileError
 from mmat.models import Distiller
 from mmat.utils.zoo import list_models, zoo_index
 
@@ -69,7 +70,7 @@ def test_mmpretrain_builds_a_distiller_that_predicts_as_its_student():
 
 def test_a_package_without_its_configs_can_be_imported(fresh_hub, monkeypatch):
     def missing():
-        raise FileNotFoundError
+        raise MissingFileError
 
     monkeypatch.setattr(hub, 'zoo_root', missing)
     register_zoo()

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmat.apis.image_pipeline import build_image_pipeline
 from mmat.datasets import CIFAR10, Digits, InMemoryDataset
+from mmat.errors import ConfigError
 from mmat.registry import DATASETS
 
 LOAD, PACK = dict(type='mmpretrain.LoadImageFromFile'), dict(type='mmpretrain.PackInputs')
@@ -15,8 +16,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
 
 
 @DATASETS.register_module(force=True)
-class Secretive(InMemoryDataset):
-    """Does not tell its size."""
+class Sizeless(InMemoryDataset):
+    """Does not define its image size."""
 
 
 def pipeline(loader='test_dataloader', **dataset):
@@ -123,10 +124,10 @@ def test_a_dataset_inside_another_and_a_validation_set():
     ({}, 'no dataset'),
     (dict(test_dataloader=None), 'no dataset'),
     (dict(test_dataloader=dict(dataset=dict(type='mmpretrain.ImageNet'))), 'ImageNet'),
-    (dict(test_dataloader=dict(dataset=dict(type='mmat.Secretive'))), 'Secretive'),
+    (dict(test_dataloader=dict(dataset=dict(type='mmat.Sizeless'))), 'Sizeless'),
 ])
-def test_a_config_that_does_not_tell(config, found):
-    with pytest.raises(ValueError, match=rf'does not tell how a picture becomes .* \(it has {found}\)'):
+def test_a_config_without_a_pipeline_or_image_size(config, found):
+    with pytest.raises(ConfigError, match=rf'test_dataloader.*image_size.* {found}\.'):
         build_image_pipeline(Config(config))
 
 

@@ -2,6 +2,7 @@ import pytest
 from mmengine.config import Config
 
 from mmat.apis.seeds import check_seeds, set_batch_seed
+from mmat.errors import ConfigError, UserError
 from mmat.registry import MODELS
 from mmat.utils.zoo import find_config
 
@@ -38,33 +39,33 @@ def test_the_seed_reaches_the_sampler_and_the_preprocessor(place):
 
 
 @pytest.mark.parametrize('options, message', [
-    ({'train_dataloader.num_workers': 2}, 'train_dataloader.num_workers=0, got 2'),
+    ({'train_dataloader.num_workers': 2}, 'train_dataloader.num_workers=0.* 2'),
     ({'train_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', times=2, dataset=dict(
-        type='mmat.CUB', data_root='x', pipeline=[dict(type='mmpretrain.RandomFlip')]))}, 'pipeline of RepeatDataset'),
+        type='mmat.CUB', data_root='x', pipeline=[dict(type='mmpretrain.RandomFlip')]))}, 'RepeatDataset.*pipeline'),
     ({'model.data_preprocessor.type': 'mmpretrain.ClsDataPreprocessor'},
-     'mmat.BatchPreprocessor, not mmpretrain.ClsDataPreprocessor'),
-    ({'model.data_preprocessor': None, 'data_preprocessor': None}, "mmat.BatchPreprocessor, not mmpretrain's own"),
+     'mmat.BatchPreprocessor.* mmpretrain.ClsDataPreprocessor'),
+    ({'model.data_preprocessor': None, 'data_preprocessor': None}, "mmat.BatchPreprocessor.* mmpretrain's"),
 ])
 def test_batches_that_would_still_depend_on_the_run_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         set_batch_seed(config(**options), 7)
 
 
 def test_a_negative_batch_seed_is_refused():
-    with pytest.raises(ValueError, match='--batch-seed must be at least 0, got -1'):
+    with pytest.raises(UserError, match='--batch-seed.* -1'):
         set_batch_seed(config(), -1)
 
 
 # Several seeds
 
-@pytest.mark.parametrize('seeds, options, message', [
-    ((0, 1, 0), {}, '--seeds has 0 more than once'),
-    ((0, 1), dict(launcher='pytorch'), 'with --launcher, train each --seed with the same --batch-seed'),
-    ((0, 1), dict(compile=True), 'cannot train with compile'),
-    ((0, 1), dict(resume=True), 'resume with --resume'),
-    ((0, 1), {'default_hooks.checkpoint.max_keep_ckpts': 1}, 'max_keep_ckpts of at least 2'),
+@pytest.mark.parametrize('seeds, options, error, message', [
+    ((0, 1, 0), {}, UserError, '--seeds.* 0 '),
+    ((0, 1), dict(launcher='pytorch'), UserError, '--launcher.*--seed .*--batch-seed'),
+    ((0, 1), dict(compile=True), ConfigError, 'compile'),
+    ((0, 1), dict(resume=True), ConfigError, 'resume=True.*--resume'),
+    ((0, 1), {'default_hooks.checkpoint.max_keep_ckpts': 1}, ConfigError, 'max_keep_ckpts.* 2'),
 ])
-def test_what_several_seeds_cannot_be_is_refused(seeds, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_settings_that_several_seeds_do_not_support(seeds, options, error, message):
+    with pytest.raises(error, match=message):
         check_seeds(config(**options), seeds)
     check_seeds(config(), tuple(dict.fromkeys(seeds)))
