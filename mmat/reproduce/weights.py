@@ -111,7 +111,7 @@ def publish_run(run: Run, row: dict, results: str, folder: Path) -> dict:
 def _half(source: Path, target: Path, config: Config, date: datetime.date) -> Optional[Path]:
     try:
         return publish_checkpoint(source, target, config, half=True, date=date)
-    except ValueError:  # values outside the range of float16; all else was checked in float32
+    except CheckpointError:  # values outside the range of float16; all else was checked in float32
         return None
 
 

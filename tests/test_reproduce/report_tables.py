@@ -1,4 +1,4 @@
-"""Tables of run folders written by hand, and what their reports say, for the tests of reports."""
+"""Write run folders by hand and read their reports, for the tests of reports."""
 import hashlib
 import json
 import re
@@ -17,7 +17,7 @@ RESULT = dict(wall_time=3725, attempts=1, date='2026-11-20', precision='bf16 aut
 
 
 def write_config(folder, name, epochs=10, **settings):
-    """A config that is read in no time; by default it has nothing but a length."""
+    """Write a minimal config, by default with a number of epochs only."""
     content = dict(train_cfg=dict(by_epoch=True, max_epochs=epochs), model=dict(type='none'), **settings)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{name}.py'
@@ -31,7 +31,7 @@ def make_recipe(cells, seeds=(0, 1, 2), measure='error', title='A table', note='
 
 
 def two_rows(folder):
-    """Student, AT and teacher, twice, with the same student and the teacher of the first row published."""
+    """Return the cells of two rows with student, AT and teacher; the student is the same in both rows."""
     configs = {name: write_config(folder, name) for name in (
         'small', 'small_at-big', 'big', 'small_at-deep', 'deep')}
 
@@ -45,7 +45,7 @@ def two_rows(folder):
 
 
 def make_runs(recipe, work_dir, **options):
-    """The planned runs; what is to be trained is written down."""
+    """Plan the runs and write their `run.json`."""
     runs = plan(recipe, work_dir, **options)
     for group in runs.values():
         for run in group:
@@ -54,7 +54,7 @@ def make_runs(recipe, work_dir, **options):
 
 
 def begin(run, lines=(), attempts=1):
-    """As if the run had been begun, and had logged some lines."""
+    """Record that the run was started and logged some lines."""
     record = {**run.record, 'attempts': [dict(started=1., ended=2., host='here', commit='0123456789ab')] * attempts}
     (run.work_dir / 'run.json').write_text(json.dumps(record))
     log(run, lines)
@@ -67,7 +67,7 @@ def log(run, lines, when='20261120_101010'):
 
 
 def training(values, per_epoch=2, key='accuracy/top1', every=1):
-    """The lines of a training with so many iterations an epoch, and a loss of 1 / iteration."""
+    """Return the log of a training with a loss of 1 / iteration."""
     lines = []
     for epoch, value in enumerate(values, 1):
         for iteration in range((epoch - 1) * per_epoch + 1, epoch * per_epoch + 1):
@@ -78,7 +78,7 @@ def training(values, per_epoch=2, key='accuracy/top1', every=1):
 
 
 def finish(run, accuracy, content=None, **changes):
-    """As if the run had come to an accuracy; of its checkpoint the hash is right."""
+    """Record a result of the run, with a checkpoint and its correct hash."""
     begin(run, training([accuracy / 2, accuracy]))
     checkpoint = run.work_dir / f'epoch_{run.epochs}.pth'
     if not checkpoint.is_file():
@@ -93,7 +93,7 @@ def finish(run, accuracy, content=None, **changes):
 
 
 def finish_all(runs, accuracies):
-    """Config name -> accuracy of each seed; teachers are to come before their students."""
+    """Finish runs, given config name -> accuracy of each seed; teachers must precede their students."""
     for name, values in accuracies.items():
         for run, accuracy in zip(runs[name], values):
             finish(run, accuracy)
@@ -105,7 +105,7 @@ def fail(run, lines=('Traceback', 'ValueError: wrong'), status=1):
 
 
 class Page(HTMLParser):
-    """A page's elements as (tag, attributes, text); fails where tags are not balanced."""
+    """The elements of a page as (tag, attributes, text); fails if tags are not balanced."""
 
     def __init__(self, text):
         super().__init__()
@@ -137,7 +137,7 @@ class Page(HTMLParser):
 
 
 def report(recipe, runs, work_dir, name='a_table'):
-    """The page, and the Markdown."""
+    """Write a report; return the page and the Markdown."""
     paths = write_report(name, recipe, runs, work_dir)
     assert [path.name for path in paths] == ['report.html', 'report.md', 'results.csv']
     assert not list(work_dir.glob('.*'))
@@ -145,7 +145,7 @@ def report(recipe, runs, work_dir, name='a_table'):
 
 
 def markdown_table(text, index=0):
-    """The cells of a table, row by row."""
+    """Return the cells of a table, row by row."""
     tables = re.findall(r'(?:^\|.*\|\n)+', text, re.M)
     rows = [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in tables[index].splitlines()]
     assert len({len(row) for row in rows}) == 1
@@ -153,7 +153,7 @@ def markdown_table(text, index=0):
 
 
 def half_done(folder):
-    """Two rows by three columns, of which the first student and teacher are done, and one AT; and where they lie."""
+    """Write a table of two rows and three columns; student and teacher of the first row and one AT run are finished."""
     recipe = make_recipe(two_rows(folder / 'configs'))
     runs = make_runs(recipe, folder / 'table')
     finish_all(runs, {'small': [90, 91, 92.5], 'big': [93.5, 94, 93], 'small_at-big': [93]})

@@ -1,4 +1,4 @@
-"""The page of a report in a real browser, where there is one: ``pip install playwright``, and Chromium."""
+"""Open report pages in a browser. Needs Chromium and ``pip install playwright``."""
 import shutil
 from xml.etree import ElementTree
 
@@ -8,7 +8,7 @@ from report_tables import begin, fail, finish, half_done, make_recipe, make_runs
 sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 if CHROMIUM is None:
-    pytest.skip('there is no Chromium', allow_module_level=True)
+    pytest.skip('Chromium is not installed', allow_module_level=True)
 
 
 @pytest.fixture(scope='module')
@@ -21,13 +21,13 @@ def browser():
 
 @pytest.fixture(scope='module')
 def pages(tmp_path_factory):
-    """Reports of tables of every kind."""
+    """Reports of all kinds of tables."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ('half', 'wide', 'lines', 'nothing')}
     recipe, runs, work_dir = half_done(folders['half'])
     fail(runs['deep'][0], ['<b>' + 'x' * 500])
     begin(runs['small_at-big'][1], training([50, 60]))
     report(recipe, runs, work_dir)
-    # Eight columns, and names without a place to break them.
+    # Eight columns, with long names that cannot be wrapped.
     cells = [dict(row='WRN-16-1 from WRN-16-2' if row else 'r' * 90, column=f'{"column" * 9}{column}', published=8.77,
                   config=write_config(folders['wide'] / 'configs', f'{"long" * 20}_{row}_{column}'))
              for row in range(2) for column in range(8)]
@@ -51,7 +51,7 @@ def pages(tmp_path_factory):
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('width, height', [(390, 844), (1280, 900)], ids=['phone', 'desktop'])
 @pytest.mark.parametrize('name', ['half', 'wide', 'lines', 'nothing'])
-def test_the_page_opens_without_network_error_or_sideways_scrolling(name, width, height, scheme, pages, browser):
+def test_the_page_opens_offline_without_errors_or_horizontal_scrolling(name, width, height, scheme, pages, browser):
     context = browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme)
     context.set_offline(True)
     page = context.new_page()
@@ -62,14 +62,14 @@ def test_the_page_opens_without_network_error_or_sideways_scrolling(name, width,
     page.goto(pages[name].as_uri())
     assert page.title() == page.locator('h1').inner_text()
     for _ in range(2):
-        # As it opens, then with all that is folded away.
+        # As opened, then with all details expanded.
         assert page.evaluate('document.documentElement.scrollWidth') <= width
-        # What does not scroll in a box of its own ends within the window.
+        # Only scrolling boxes may extend beyond the window.
         assert page.evaluate("""() => [...document.querySelectorAll('body *')].filter(element =>
             element.getBoundingClientRect().right > innerWidth + 1 && !element.closest('.scroll, pre, caption, thead')
         ).map(element => element.outerHTML.slice(0, 200))""") == []
         page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
-    # Words in pictures are as large as a caption.
+    # Text in charts is as large as a caption.
     sizes = page.evaluate("""() => [...document.querySelectorAll('svg.chart text')].map(text =>
         parseFloat(getComputedStyle(text).fontSize) * text.closest('svg').getBoundingClientRect().width / 360)""")
     assert all(9 <= size <= 15 for size in sizes) and bool(sizes) == (name != 'nothing')
@@ -79,18 +79,18 @@ def test_the_page_opens_without_network_error_or_sideways_scrolling(name, width,
     context.close()
 
 
-def test_what_is_folded_opens_by_the_keyboard(pages, browser):
+def test_details_open_with_the_keyboard(pages, browser):
     page = browser.new_page()
     page.goto(pages['half'].as_uri())
-    summary = page.locator('.origins summary').first
+    summary = page.locator('.provenance summary').first
     summary.focus()
-    assert not page.locator('.origins dl').first.is_visible()
+    assert not page.locator('.provenance dl').first.is_visible()
     page.keyboard.press('Enter')
-    assert page.locator('.origins dl').first.is_visible()
+    assert page.locator('.provenance dl').first.is_visible()
     page.close()
 
 
-def test_the_picture_beside_the_markdown_opens(pages, browser):
+def test_the_picture_of_the_markdown_report_opens(pages, browser):
     picture = pages['half'].with_name('curves-1.svg')
     ElementTree.parse(picture)
     page = browser.new_page()

@@ -30,7 +30,7 @@ def table(tmp_path):
     return half_done(tmp_path)
 
 
-def test_curves_are_drawn_where_they_belong(table):
+def test_curves_have_the_right_coordinates(table):
     recipe, runs, work_dir = table
     for seed, values in enumerate(([10, 40, 60, 80, 90], [20, 50, 55, 85, 91], [30, 20, 65, 70, 92.5])):
         log(runs['small'][seed], training(values))
@@ -47,38 +47,38 @@ def test_curves_are_drawn_where_they_belong(table):
     drawn = [lines[f'student, seed {seed}'][0] for seed in range(3)]
     middle, = lines['student, median'][:1]
     for line, values in zip([*drawn, middle], [*errors, np.median(errors, 0)]):
-        # Epoch 1 of 10 is a tenth of the way; errors are on a logarithmic scale, upwards.
+        # An epoch is a tenth of the width; errors increase upwards on a logarithmic scale.
         np.testing.assert_allclose(np.diff(line[:, 0]), (360 - 38 - 12) / 10, atol=0.11)
         slope = (line[:, 1] - drawn[0][0, 1]) / np.log(values / errors[0, 0], where=values != errors[0, 0],
                                                         out=np.full(5, np.nan))
         np.testing.assert_allclose(slope[np.isfinite(slope)], np.nanmedian(slope), rtol=0.02)
         assert np.nanmedian(slope) < 0
-    # AT has a single seed, and no line of its own beside it.
+    # AT has a single seed, drawn once.
     assert 'AT' in lines and 'AT, seed 0' not in lines and 'teacher, median' in lines
 
 
-def test_the_median_is_drawn_where_every_seed_has_a_value(table):
+def test_the_median_needs_a_value_of_every_seed(table):
     recipe, runs, work_dir = table
     for seed, run in enumerate(runs['small']):
         lines = training([50, 60, 70])
         log(run, [line for line in lines if seed != 1 or line != {'accuracy/top1': 60, 'step': 2}])
     page, _ = report(*table)
     paths = [attributes['d'] for tag, attributes, _ in page.elements if attributes.get('class') == 'median']
-    # In the legend of three, then the error of the student: two points of three, one step.
+    # Three legend symbols, then the error of the student: two of three points, one step.
     assert paths[:3] == ['M0 0H16'] * 3 and len(re.findall(r'-?[\d.]+', paths[3].partition('l')[2])) == 2
 
 
-def test_a_curve_is_read_as_it_was_the_last_time(tmp_path):
+def test_a_curve_has_the_last_values_of_repeated_epochs(tmp_path):
     from mmat.reproduce.report.curves import read_curve
     lines = training([50, 60]) + [dict(line, loss=9.) if 'loss' in line else {**line, 'accuracy/top1': 70}
                                   for line in training([50, 60, 65])[3:]]
     curve = read_curve(lines, 'accuracy/top1', 'error')
     assert curve.value == [(1, 50), (2, 30), (3, 30)]
     assert curve.loss == [(0.5, 1), (1, 0.5), (1.5, 9), (2, 9), (2.5, 9), (3, 9)]
-    # Validated every second epoch, and after the last.
+    # Validation every second epoch and after the last.
     assert read_curve(training([50, 60, 70, 80, 90], every=2), 'accuracy/top1', 'accuracy').value == [
         (2, 60), (4, 80), (5, 90)]
-    # Of long trainings the mean of each epoch: 1 / iteration, two of them.
+    # The mean over each epoch in long training: 1 / iteration, two iterations.
     long = read_curve(training([50] * 21), 'accuracy/top1', 'error').loss
     assert len(long) == 21 and long[1] == (2, statistics.mean([1 / 3, 1 / 4]))
     broken = [dict(loss=float('nan'), epoch=1, iter=1, step=1), dict(loss=2., epoch=1, iter=2, step=2)]
@@ -97,7 +97,7 @@ def test_curves_of_any_shape_can_be_drawn(values, tmp_path):
     ElementTree.parse(tmp_path / 'table' / 'curves.svg')
 
 
-def test_columns_that_are_numbers_of_one_training_are_drawn_by_column(tmp_path):
+def test_columns_that_share_runs_are_drawn_by_column(tmp_path):
     cells = [dict(row=row, column=column, config=write_config(tmp_path, row), metric=f'accuracy/{column}')
              for row in ('one', 'two') for column in ('top1', 'top5')]
     recipe = make_recipe(cells)
@@ -110,7 +110,7 @@ def test_columns_that_are_numbers_of_one_training_are_drawn_by_column(tmp_path):
 
 
 def luminance(colour):
-    """Linear RGB, and how bright it is (WCAG 2)."""
+    """Return linear RGB and the relative luminance (WCAG 2)."""
     channels = np.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055)**2.4)
     return linear, linear @ [0.2126, 0.7152, 0.0722]
@@ -128,7 +128,7 @@ def oklab(linear):
             [.0259040371, .7827717662, -.8086757660]] @ lms
 
 
-# As those without a kind of cone see linear RGB (Machado, Oliveira & Fernandes, 2009, severity 1).
+# Colour blindness in linear RGB (Machado, Oliveira & Fernandes, 2009, severity 1).
 VISIONS = dict(
     normal=np.eye(3),
     protanopia=[[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]],
@@ -137,13 +137,13 @@ VISIONS = dict(
 
 
 @pytest.mark.parametrize('mode', [0, 1])
-def test_colours_can_be_read_and_told_apart_by_everyone(mode):
+def test_colours_are_readable_and_distinguishable(mode):
     import mmat.reproduce.report as package
     folder = Path(package.__file__).parent
     colours = {}
     for sheet in ('chart.css', 'page.css'):
         blocks = re.findall(r':root \{(.*?)\}', (folder / sheet).read_text(), re.S)
-        assert len(blocks) == 2  # by light, by dark
+        assert len(blocks) == 2  # light and dark
         colours.update(re.findall(r'--([\w-]+): (#[0-9a-f]{6})', blocks[mode]))
     for ink, papers in dict(ink=('paper', 'ground'), muted=('paper', 'ground'), bad=('ground', ),
                             **{'banner-ink': ('banner', )}).items():
@@ -158,7 +158,7 @@ def test_colours_can_be_read_and_told_apart_by_everyone(mode):
 
 @pytest.fixture
 def networks(network_config, tmp_path):
-    """A teacher that is no cell, a student and one with AT on digits of 8x8 pixels, with real checkpoints."""
+    """A teacher without a cell, a student and a student with AT, on 8x8 digits with real checkpoints."""
     from mmat.models import build_network
     loader = dict(batch_size=8, num_workers=0, dataset=dict(type='mmat.Digits', split='test', size=8),
                   sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='mmat.keep_batch'))
@@ -191,65 +191,65 @@ def test_attention_of_teacher_and_students(networks):
     assert (int(attributes['height']), int(attributes['width'])) == picture.shape[:2]
     from mmat.datasets import Digits
     labels = [str(int(Digits('test').labels[index])) for index in (0, 265, 531, 796)]
-    assert attributes['alt'] == ('Attention maps of teacher, student $\\nonsense$, student with AT for the same test '
-                                 f'images of {", ".join(labels)}.')
-    assert 'attention.png' in text and 'Teachers that are no number of the table:' in page.texts('p')
+    for part in ('teacher, student $\\nonsense$, student with AT', ', '.join(labels)):
+        assert part in attributes['alt']
+    assert 'attention.png' in text
     assert any('big, seed 0' in content for content in page.texts('summary'))
-    # Three networks of three stages and the image, of four images, which are about 130 pixels wide.
+    # Three networks of three stages, each map about 130 pixels wide.
     coloured = (np.ptp(picture, -1) > 12).any(0)
     assert 9 * 100 < coloured.sum() < 9 * 145
 
 
-def test_networks_that_were_shown_are_not_shown_again(networks):
+def test_networks_are_shown_once(networks):
     recipe, runs, work_dir = networks
-    # A second row, of which nothing is done but the student of the first.
+    # The only finished run of the second row is the student of the first.
     small, at, big = (runs[name][0].config for name in ('small', 'small_at-big', 'big'))
     cells = [dict(row='one', column='student', config=small), dict(row='one', column='AT', config=at, teacher=big),
              dict(row='two', column='student', config=small), dict(row='two', column='AT', config=write_config(
                  work_dir.parent / 'configs', 'later'))]
     recipe = make_recipe(cells, seeds=(0, ))
     page, text = report(recipe, make_runs(recipe, work_dir), work_dir)
-    assert [attributes['alt'].partition(' for ')[0] for attributes, _ in page.find('img')] == [
-        'Attention maps of teacher, student, AT']
+    (attributes, _), = page.find('img')
+    assert 'teacher, student, AT ' in attributes['alt']
     assert 'attention-1.png' in text and 'attention-2.png' not in text
 
 
-def test_many_networks_stand_in_several_lines():
+def test_many_networks_take_several_lines():
     from mmat.reproduce.report.maps import _render
     images, maps = torch.rand(1, 3, 8, 8), torch.rand(1, 4, 4)
     one, four = (_render(images, {f'net {index}': dict(a=maps, b=maps, c=maps) for index in range(count)}, ['cat'])
                  for count in (2, 4))
-    # Four networks of three maps are two lines of six.
+    # Four networks of three maps make two lines of six.
     assert four[1:] == (one[1], 2 * one[2])
 
 
-def test_where_attention_cannot_be_shown_the_report_says_why(networks):
+def test_networks_without_attention_maps_have_a_reason(networks):
     recipe, runs, work_dir = networks
     (runs['small'][0].work_dir / 'epoch_10.pth').unlink()
     page, text = report(*networks)
-    said = 'student $\\nonsense$ is not shown: its checkpoint epoch_10.pth is not there any more'
-    assert said in page.texts('p', 'missing') and 'checkpoint epoch\\_10.pth is not there any more' in text
-    assert page.find('img')[0][0]['alt'].startswith('Attention maps of teacher, student with AT for')
+    reason, = page.texts('p', 'missing')
+    assert reason.startswith('student $\\nonsense$ ') and 'epoch_10.pth' in reason and 'epoch\\_10.pth is' in text
+    assert 'teacher, student with AT ' in page.find('img')[0][0]['alt']
     for run in (runs['big'][0], runs['small_at-big'][0]):
         (run.work_dir / 'epoch_10.pth').write_bytes(b'no checkpoint')
     page, text = report(*networks)
     assert not page.find('img') and len(page.texts('p', 'missing')) == 3
 
 
-def test_where_the_data_is_not_at_hand_the_report_says_so(networks):
+def test_missing_data_is_reported(networks):
     recipe, runs, work_dir = networks
     for name in runs:
         path = Path(runs[name][0].config)
         path.write_text(path.read_text().replace("'mmat.Digits', 'split': 'test', 'size': 8",
                                                  "'mmat.CIFAR10', 'split': 'test', 'data_root': 'nowhere'"))
     page, text = report(*networks)
-    said, = page.texts('p', 'missing')
-    assert said.startswith("No attention is shown: CIFAR10 is not in 'nowhere'")
-    assert not page.find('img') and 'CIFAR10 is not in' in text and not (work_dir / 'attention.png').exists()
+    reason, = page.texts('p', 'missing')
+    assert 'CIFAR10' in reason and "'nowhere'" in reason
+    assert not page.find('img') and 'CIFAR10' in text and not (work_dir / 'attention.png').exists()
 
 
-def test_a_table_of_the_size_of_table_1_stays_small(tmp_path):
-    from mmat.reproduce.report.charts import draw_file
+def test_the_size_of_a_large_table(tmp_path):
+    from mmat.reproduce.report.charts import draw_curves_file
     from mmat.reproduce.report.content import Cell, Group
     from mmat.reproduce.report.curves import Curve
     from mmat.reproduce.run import Run
@@ -261,5 +261,5 @@ def test_a_table_of_the_size_of_table_1_stays_small(tmp_path):
                                for each in generator.uniform(5, 90, (2, 200)))) for run in runs}
         cells.append(Cell('row', str(column), 1., 'accuracy/top1', runs, 200, str(column),
                           dict(values=dict.fromkeys(range(5), 1.), median=1.), curves))
-    # Four of them, and as many pictures of at most 130 KB in base64, are to be less than 1.5 MB.
-    assert len(draw_file(Group('row', cells), 'error')) < 160_000
+    # Four of these and four pictures of at most 130 KB in base64 stay below 1.5 MB.
+    assert len(draw_curves_file(Group('row', cells), 'error')) < 160_000

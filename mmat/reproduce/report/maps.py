@@ -73,7 +73,7 @@ def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps
     # These take seconds to import, and a table without finished runs does not need them.
     from mmat.apis import get_model
     from mmat.models.denormalize import denormalize
-    from mmat.tooling.comparison import compare_attention
+    from mmat.tooling.comparison import compute_attention
     models = {}
     for label, run in networks.items():
         file = run.work_dir / content.results[run]['checkpoint']
@@ -92,7 +92,7 @@ def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps
         images, titles = _images(config, pictures)
         first, _ = next(iter(models.values()))
         shown = denormalize(first.data_preprocessor, dict(inputs=images))
-        attention = compare_attention(models, images)
+        attention = compute_attention(models, images)
         maps.png, maps.width, maps.height = _render(shown, attention, titles)
     except Exception as error:  # datasets raise different errors for missing files
         maps.missing.append(f'No attention maps: {_first_line(error)}')
