@@ -4,8 +4,8 @@ model = dict(
     _delete_=True,
     type='mmat.Distiller',
     student={{_base_.model}},
-    # timm's network and weights, which timm downloads. Its stage 0 is the stem.
+    # timm's network and weights, which timm downloads.
     teacher=dict(
         model=dict(type='mmpretrain.TimmClassifier', model_name='resnet50.a1_in1k', pretrained=True,
                    loss=dict(type='mmpretrain.CrossEntropyLoss'), data_preprocessor={{_base_.data_preprocessor}})),
-    at_heads=[dict(type='mmat.ActivationATHead', pairs=[(0, 2), (1, 3), (2, 4)], weight=1e3)])
+    at_heads=[dict(type='mmat.ActivationATHead', pairs=[(0, 1), (1, 2), (2, 3)], weight=1e3)])

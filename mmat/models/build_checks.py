@@ -1,22 +1,23 @@
-"""Trying a network on noise, so that what cannot work is told when it is built."""
+"""Build-time checks with a dummy forward pass."""
 from contextlib import contextmanager
-from typing import Dict, Sequence
+from typing import Dict, Mapping, Optional, Tuple
 
 import torch
 import torch.nn as nn
 from torch.utils._pytree import tree_leaves
 
+from mmat.errors import ConfigError, LayerError
 from mmat.utils.rng import preserve_rng_state
 
-from .taps import tap
+from .taps import Layer, tap
 
-# Heights and widths of the image to try: CIFAR's, tiny ImageNet's, ImageNet's.
-_SIZES = (32, 64, 224)
+# Image sizes to try: CIFAR, Tiny ImageNet, ImageNet.
+_SIZES = ((32, 32), (64, 64), (224, 224))
 
 
 @contextmanager
 def eval_mode(network: nn.Module):
-    """In eval mode, every module, and then each back in its own; random states are left as they were."""
+    """Put every module in eval mode within the context; restore modes and RNG states afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -27,64 +28,80 @@ def eval_mode(network: nn.Module):
             module.training = training
 
 
-def _noise(network: nn.Module, size: int) -> torch.Tensor:
+def _random_image(network: nn.Module, size: Tuple[int, int]) -> torch.Tensor:
     mean = getattr(getattr(network, 'data_preprocessor', None), 'mean', None)
     like = next(network.parameters(), torch.empty(0))
     conv = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     channels = len(mean) if mean is not None else conv.in_channels if conv is not None else 3
-    return torch.randn(1, channels, size, size, device=like.device, dtype=like.dtype)
+    return torch.randn(1, channels, *size, device=like.device, dtype=like.dtype)
 
 
-def _run(network: nn.Module, requires_grad: bool = False):
-    """Input and output for one random image of the first size that the network takes.
+def _run(network: nn.Module, requires_grad: bool = False, sizes=_SIZES):
+    """Return input and output of the network for one random image of the first size that it accepts.
 
     Raises:
-        Exception: The network's own, where it takes none.
+        Exception: The network's error for the last size.
     """
-    for size in _SIZES:
-        inputs = _noise(network, size).requires_grad_(requires_grad)
+    for size in sizes:
+        inputs = _random_image(network, size).requires_grad_(requires_grad)
         try:
             return inputs, network(inputs, mode='tensor')
         except Exception:
-            if size == _SIZES[-1]:
+            if size == sizes[-1]:
                 raise
 
 
-def output_shapes(network: nn.Module, layers: Sequence[str], owner: str) -> Dict[str, torch.Size]:
-    """Shapes of what some layers give for one image of a usual size.
-
-    Raises:
-        ValueError: The network runs on none, or as :func:`mmat.models.taps.tap`.
-    """
-    with eval_mode(network), torch.no_grad():
-        try:
-            inputs, _ = _run(network)
-        except Exception as error:
-            raise ValueError(f'{owner} ({type(network).__name__}) runs on no image of {_SIZES} pixels, so the widths '
-                             f'of its layers cannot be told: {error}') from error
-        with tap(network, layers, owner) as features:
-            network(inputs, mode='tensor')
-    return {layer: feature.shape for layer, feature in features.items()}
-
-
-def check_input_gradient(network: nn.Module, owner: str, twice: bool) -> None:
-    """Refuse a network whose input gradient autograd cannot give, or cannot differentiate in turn.
-
-    Says nothing of a network that runs on no usual size of image; its first step will.
+def output_shapes(network: nn.Module,
+                  layers: Mapping[Layer, str],
+                  owner: str,
+                  size: Optional[Tuple[int, int]] = None) -> Dict[Layer, torch.Size]:
+    """Return the shapes of layers' outputs for one image.
 
     Args:
         network (nn.Module): An mmengine model.
-        owner (str): How messages call it.
-        twice (bool): Whether the gradient itself is to be differentiated with respect to the parameters.
+        layers (Mapping): Name -> module path.
+        owner (str): Name of the network in messages.
+        size (tuple, optional): Height and width of the image. Defaults to None: the first of 32, 64 and 224 pixels that
+            the network accepts.
+
+    Returns:
+        dict: Name -> shape, with a batch dimension of 1.
 
     Raises:
-        ValueError: A frozen network (``twice`` only), or one that is not differentiable.
+        LayerError: The network accepts no such image, or as :func:`mmat.models.taps.tap`.
+    """
+    sizes = _SIZES if size is None else (tuple(size), )
+    with eval_mode(network), torch.no_grad():
+        try:
+            inputs, _ = _run(network, sizes=sizes)
+        except Exception as error:
+            tried = ', '.join(f'{height} x {width}' for height, width in sizes)
+            reason = ' '.join(str(error).split())
+            raise LayerError(f'The {owner} ({type(network).__name__}) accepts no image of {tried} pixels: {reason}') \
+                from error
+        with tap(network, list(dict.fromkeys(layers.values())), owner) as features:
+            network(inputs, mode='tensor')
+    return {name: features[path].shape for name, path in layers.items()}
+
+
+def check_input_gradient(network: nn.Module, owner: str, twice: bool) -> None:
+    """Check that autograd can compute a network's input gradient.
+
+    A network that accepts no image of the usual sizes is not checked.
+
+    Args:
+        network (nn.Module): An mmengine model.
+        owner (str): Name of the network in messages.
+        twice (bool): Whether the gradient itself must be differentiable with respect to the parameters.
+
+    Raises:
+        ConfigError: The network is not differentiable with respect to its input, or, with ``twice``, is frozen.
     """
     name = f'{owner} ({type(network).__name__})'
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if twice and not parameters:
-        raise ValueError(f'a head that reads input gradients has nothing to train: {name} is frozen, none of its '
-                         'parameters requires a gradient')
+        raise ConfigError('A head that reads input gradients needs a student to train, but none of the parameters of '
+                          f'the {name} requires a gradient.')
     with eval_mode(network), torch.enable_grad():
         try:
             inputs, output = _run(network, requires_grad=True)
@@ -100,11 +117,11 @@ def check_input_gradient(network: nn.Module, owner: str, twice: bool) -> None:
             total = sum(each.float().square().sum() for each in tensors)
             gradient = torch.autograd.grad(total, inputs, create_graph=twice)[0]
             if twice:
-                # The whole way: what can be differentiated only once complains when it is passed, not when asked for.
+                # Run the second backward pass: an operation without a second derivative raises only there.
                 gradient.square().sum().backward()
         except RuntimeError as error:
-            raise ValueError(f'a head reads input gradients, but {name} is not {"twice " if twice else ""}'
-                             f'differentiable with respect to its input: {str(error).splitlines()[0]}') from error
+            raise ConfigError(f'A head reads input gradients, but the {name} is not {"twice " if twice else ""}'
+                              f'differentiable with respect to its input: {str(error).splitlines()[0]}') from error
         finally:
             for parameter, grad in kept:
                 parameter.grad = grad

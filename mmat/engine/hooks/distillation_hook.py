@@ -1,37 +1,53 @@
-"""What a distillation run needs around its training loop."""
+"""Hook of distillation runs: teacher, weight schedules, summary and the heads' checkpoints."""
 import time
+from typing import Optional
 
 import torch
 import torch.nn as nn
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 
+from mmat.errors import CheckpointError, ConfigError
 from mmat.models import Distiller
 from mmat.models.targets import class_names
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import preserve_rng_state
 
+from ..summary import summarize_run
+
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
-    """Readies the teacher before training, moves the heads' weights along their schedules, and keeps what they learn.
-    Does nothing in a run that has no heads.
+    """Prepare the teacher, log a summary, update scheduled weights, and save the parameters of heads.
 
-    Before the first step the teacher is built and its checkpoint loaded, so that a missing one stops the run; then it
-    is validated, once, on the validation set under its own normalisation, and its metrics are logged, with a loud
-    warning where its accuracy is near chance. The heads' own weights go into the checkpoint under ``at_heads``, beside
-    the student's ``state_dict``, and come back on resume; so do the schedules of the losses' weights, under
-    ``at_heads_schedules``, and resuming with others is refused. A weight that is a number may be changed on resume.
+    The hook does nothing in a run without transfer heads. Before the first step it
+
+    - builds the teacher and loads its checkpoint, so that a missing one stops the run;
+    - validates the teacher once on the validation set under the teacher's normalisation, logs its metrics, and warns if
+      its accuracy is near chance;
+    - logs a summary: student, teacher, data, setting, and the compared layers with their shapes. Pairs of unequal size
+      are a warning.
+
+    Checkpoints contain the parameters of heads as ``at_heads``, beside the student's ``state_dict``, and the schedules
+    of weights as ``at_heads_schedules``. Resuming restores the parameters and refuses other schedules. A constant
+    weight may be changed on resume.
 
     Args:
         validate_teacher (bool): Defaults to True.
+
+    Raises:
+        ConfigError: A schedule counts epochs in a training without epochs, or a head that reads input gradients trains
+            a student with SyncBatchNorm.
+        CheckpointError: The checkpoint to resume has other heads or schedules.
     """
 
     priority = 'VERY_LOW'
 
     def __init__(self, validate_teacher: bool = True):
         self.validate_teacher = validate_teacher
+        self._teacher_metrics = None
+        self._is_summarized = False
 
     def before_train(self, runner) -> None:
         distiller = _distiller(runner)
@@ -42,32 +58,45 @@ class DistillationHook(Hook):
         self._set_progress(runner, distiller)
         if distiller.reads_input_gradients and any(
                 isinstance(module, nn.SyncBatchNorm) for module in distiller.student.modules()):
-            raise ValueError('heads that read input gradients cannot train a student with SyncBatchNorm: torch cannot '
-                             'differentiate it twice. Leave out sync_bn; BN of each process works')
+            raise ConfigError('Heads that read input gradients cannot train a student with SyncBatchNorm: torch cannot '
+                              'differentiate it twice. Remove sync_bn.')
         if distiller.reads_input_gradients and 'train_step' in vars(runner.model):
-            del runner.model.train_step  # the compiled one
-            runner.logger.warning('compile has no effect: heads that read input gradients are differentiated twice, '
-                                  'which torch cannot do with compiled code')
+            del runner.model.train_step  # the compiled step
+            runner.logger.warning('Ignoring compile: torch cannot differentiate compiled code twice, as heads that read '
+                                  'input gradients need.')
         teacher = distiller.prepare_teacher()
         if distiller.needs_teacher and self.validate_teacher and runner.val_loop is not None:
-            self._validate(runner, teacher)
+            self._teacher_metrics = self._validate(runner, teacher)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         distiller = _distiller(runner)
         if distiller is not None:
             self._set_progress(runner, distiller, batch_idx)
+            if not self._is_summarized:
+                self._is_summarized = True
+                self._summarize(runner, distiller, data_batch)
+
+    def _summarize(self, runner, distiller: Distiller, data_batch: Optional[dict]) -> None:
+        if not data_batch:
+            return
+        image = data_batch['inputs'][0]
+        lines, warnings = summarize_run(runner, distiller, tuple(image.shape[-2:]), self._teacher_metrics)
+        for line in lines:
+            runner.logger.info(line)
+        for line in warnings:
+            runner.logger.warning(line)
 
     def _set_progress(self, runner, distiller: Distiller, batch_idx: int = 0) -> None:
         iteration = runner.iter
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
-            # mmengine's own count goes on from what it was with other batches, or from inside an epoch.
+            # mmengine's own count is wrong after resuming with other batches, or from inside an epoch.
             iteration = runner.epoch * len(runner.train_dataloader) + batch_idx
         distiller.set_progress(runner.epoch, iteration, runner.max_epochs, runner.max_iters)
 
-    def _validate(self, runner, teacher) -> None:
+    def _validate(self, runner, teacher) -> dict:
         start = time.perf_counter()
         evaluator, dataloader = runner.val_loop.evaluator, runner.val_loop.dataloader
-        # Teachers of one precision are measured in that of the training, which is how the student will see them.
+        # In the precision of the training, as the student uses the teacher.
         with preserve_rng_state(), torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
             for batch in dataloader:
                 evaluator.process(data_samples=teacher.network.val_step(batch), data_batch=batch)
@@ -81,10 +110,10 @@ class DistillationHook(Hook):
             chance = 100 / len(classes)
             if accuracy < chance + 0.05 * (100 - chance):
                 runner.logger.warning(
-                    f'{"!" * 20} THE TEACHER IS NEAR CHANCE: {accuracy:.2f} % top-1 where guessing among '
-                    f'{len(classes)} classes gives {chance:.2f} %. Its attention has nothing to teach. Is '
-                    f'{teacher.checkpoint} the right checkpoint, and trained on these classes and this normalisation? '
-                    f'{"!" * 20}')
+                    f'{"!" * 20} THE TEACHER IS NEAR CHANCE: {accuracy:.2f} % top-1; random guessing among '
+                    f'{len(classes)} classes gives {chance:.2f} %. Check its checkpoint ({teacher.checkpoint}), the '
+                    f'order of its classes and its normalisation. {"!" * 20}')
+        return metrics
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         distiller = _distiller(runner)
@@ -101,32 +130,32 @@ class DistillationHook(Hook):
             try:
                 distiller.at_heads.load_state_dict(checkpoint.get('at_heads', {}))
             except RuntimeError as error:
-                raise ValueError("the checkpoint to resume does not hold the weights of this config's transfer heads: "
-                                 f'{" ".join(str(error).split())}') from error
+                raise CheckpointError("The checkpoint to resume does not fit this config's transfer heads: "
+                                      f'{" ".join(str(error).split())}') from error
             saved, here = checkpoint.get('at_heads_schedules', {}), _schedules(runner, distiller)
             differing = _differences(saved, here)
             if differing:
-                raise ValueError("the run to resume was started with other schedules of its heads' weights, or a "
-                                 f'length of training that changes them ({"; ".join(differing)}); resume with those, '
-                                 'or begin a new run from its weights with load_from')
+                raise CheckpointError('The run to resume has other weight schedules, or a length that changes them: '
+                                      f'{"; ".join(differing)}. Resume with the same schedules, or start a new run '
+                                      'from its weights with load_from.')
 
 
 def _schedules(runner, distiller: Distiller) -> dict:
-    """The schedules that are not constant, by head, as far as this run's weights depend on them."""
-    # In epochs where there are epochs: other batches, or processes, leave the weight where it was in the training.
+    """Return the options of schedules that are not constant, by head."""
+    # In epochs if there are epochs, so that another batch size or number of processes does not matter.
     length = runner.max_iters if isinstance(runner.train_loop, IterBasedTrainLoop) else runner.max_epochs
     return {head.name: head.schedule.ended(runner.max_epochs, length)
             for head in distiller.at_heads if not head.schedule.is_constant}
 
 
 def _differences(saved: dict, here: dict) -> list:
-    """In words, option by option."""
+    """Describe the differences between saved and current schedules, option by option."""
     none = dict(type='none')
     differences = []
     for name in sorted({*saved, *here}):
         there, now = saved.get(name, none), here.get(name, none)
         options = ['type'] if there['type'] != now['type'] else there
-        differences += [f'{name}.{option}: {there[option]} there, {now[option]} here'
+        differences += [f'{name}.{option} was {there[option]}, is {now[option]}'
                         for option in options if there[option] != now[option]]
     return differences
 
@@ -134,8 +163,8 @@ def _differences(saved: dict, here: dict) -> list:
 def _refuse_epochs(distiller: Distiller) -> None:
     for head in distiller.at_heads:
         if not head.schedule.is_constant and head.schedule.by_epoch:
-            raise ValueError(f'the schedule of the weight of {head.name!r} counts epochs, but the training loop counts '
-                             'iterations only: give it by_epoch=False')
+            raise ConfigError(f'The weight schedule of {head.name!r} counts epochs, but the training loop only counts '
+                              'iterations. Set by_epoch=False in the schedule.')
 
 
 def _distiller(runner):

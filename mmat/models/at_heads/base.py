@@ -1,21 +1,23 @@
-"""What every transfer head has in common."""
+"""Base class of transfer heads."""
 import re
+import warnings
 from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmat.errors import ConfigError, did_you_mean
+
 from ..taps import Layer, find_layer
 from .schedule import WeightSchedule
 
 
 def unique_names(names: Sequence[str]) -> List[str]:
-    """The names in order, each that stood before numbered until it is free: ``at, at`` becomes ``at, at_2``."""
+    """Number repeated names, in order: ``at, at`` becomes ``at, at_2``."""
     result = []
     for name in names:
         candidate, number = name, 1
@@ -28,57 +30,73 @@ def unique_names(names: Sequence[str]) -> List[str]:
 
 @dataclass
 class NetworkOutputs:
-    """What a head may read of one network. What no head asked for is None, or not in ``features``.
+    """Outputs of one network that a head may read. A quantity that no head asked for is None.
 
     Attributes:
-        features (dict): Layer path -> output of that layer, for the layers that the heads read.
-        logits (Tensor): Shape (N, classes), what the network's classification head gives.
-        targets (Tensor): The batch's labels, shape (N, ), or their scores, (N, classes), where they are mixed.
-        input_gradient (Tensor): ``J = dL/dx`` of the network's own task loss L with respect to the image as the
-            student sees it, shape (N, C, H, W), see :func:`mmat.attention.input_gradient`.
-        flipped_input_gradient (Tensor): ``flip(dL(flip(x))/dx)``: the same of the horizontally flipped image, flipped
-            back, so that it lies on ``input_gradient``.
-        maps (dict): Layer path -> what a head's :meth:`BaseATHead.digest` made of that layer's output.
+        features (dict): Layer -> its output. A layer is a key both as written in ``pairs`` and as its module path.
+        logits (Tensor): Output of the network's classification head, shape (N, classes).
+        targets (Tensor): Labels of the batch, shape (N, ), or scores, shape (N, classes), where labels are mixed.
+        input_gradient (Tensor): ``J = dL/dx`` of the network's own task loss L with respect to the image under the
+            student's normalisation, shape (N, C, H, W), see :func:`mmat.attention.input_gradient`.
+        flipped_input_gradient (Tensor): ``flip(dL(flip(x))/dx)``, the gradient of the horizontally flipped image,
+            flipped back to align with ``input_gradient``.
     """
-    features: Dict[str, Tensor] = field(default_factory=dict)
+    features: Dict[Layer, Tensor] = field(default_factory=dict)
     logits: Optional[Tensor] = None
     targets: Optional[Tensor] = None
     input_gradient: Optional[Tensor] = None
     flipped_input_gradient: Optional[Tensor] = None
-    maps: Dict[str, Tensor] = field(default_factory=dict)
 
 
-# What a head may want of a network, beside features.
+# Quantities that a head may read of a network, beside features.
 QUANTITIES = ('logits', 'targets', 'input_gradient', 'flipped_input_gradient')
 GRADIENTS = ('input_gradient', 'flipped_input_gradient')
 
 
 class BaseATHead(BaseModule, metaclass=ABCMeta):
-    """Compares a student with a teacher, or holds the student alone to something.
+    """Base class of losses that compare a student with a teacher, or constrain the student alone.
 
-    A head says what it reads and has a ``loss`` method. What it reads are the outputs of layers, named by ``pairs``,
-    and the quantities in ``student_wants`` and ``teacher_wants``: any of 'logits', 'targets', 'input_gradient' and
-    'flipped_input_gradient', which arrive as the attributes of :class:`NetworkOutputs` of these names. The distiller
-    computes each once for all heads. A head that reads nothing of the teacher needs none.
+    A subclass declares its inputs and implements :meth:`loss`. Its inputs are the outputs of layers, given by
+    ``pairs``, and the quantities in ``student_wants`` and ``teacher_wants``: any of 'logits', 'targets',
+    'input_gradient' and 'flipped_input_gradient'. They arrive in a :class:`NetworkOutputs`. The distiller computes each
+    once for all heads. A head that reads nothing of the teacher needs no teacher.
 
-    Calling the head weighs its losses and names them for the log. By then the distiller has turned
-    ``student_layers`` and ``teacher_layers`` into module paths, which are the keys of ``features``.
+    Calling the head multiplies its losses by its weight and names them for the log.
+
+    Class attributes:
+        student_wants, teacher_wants (tuple[str]): Quantities to read of each network. Default to none.
+        needs_shapes (bool): Whether the head creates parameters in :meth:`setup`. Defaults to False.
+
+    Attributes:
+        student_layers, teacher_layers (list): Layers as written in ``pairs``; keys of ``NetworkOutputs.features``.
+        student_paths, teacher_paths (list[str]): Their module paths, once the distiller has resolved them.
 
     Args:
-        pairs (Sequence, optional): ``(student_layer, teacher_layer)`` couples. A layer is a stage index of the
-            backbone or a module path, see :func:`mmat.models.taps.find_layer`. Defaults to None: no layers.
-        weight (float | dict): Factor of the loss: a number, or a schedule, see
-            :class:`mmat.models.at_heads.WeightSchedule`. At 0 the loss is still computed and logged, but has no
-            gradient. Defaults to 1.
-        name (str): What the logs call it. Defaults to 'at'.
+        pairs (Sequence, optional): Pairs ``(student_layer, teacher_layer)``. A layer is a stage index of the backbone
+            or a module path, see :func:`mmat.models.taps.find_layer`. Defaults to None: no layers.
+        weight (float | dict): Factor of the loss: a number or a schedule, see
+            :class:`mmat.models.at_heads.WeightSchedule`. With 0 the loss is computed and logged, but has no gradient.
+            Defaults to 1.
+        name (str): Name of the loss in logs. Defaults to 'at'.
 
     Raises:
-        ValueError: ``pairs`` is empty or holds something else than couples, ``weight`` is negative or a bad schedule,
+        ConfigError: ``pairs`` is empty or contains anything but pairs, ``weight`` is negative or an invalid schedule,
             or ``name`` is empty or contains 'loss', which mmengine would add to the total.
     """
 
     student_wants: Tuple[str, ...] = ()
     teacher_wants: Tuple[str, ...] = ()
+    needs_shapes: bool = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # Heads written for mmat 0.1.
+        if 'digest' in vars(cls):
+            warnings.warn(f'{cls.__name__}.digest is deprecated; rename it reduce_teacher.', DeprecationWarning, 2)
+            cls.reduce_teacher = cls.digest
+        if 'setup' in vars(cls) and not cls.needs_shapes:
+            warnings.warn(f'{cls.__name__} overrides setup; declare needs_shapes = True.', DeprecationWarning, 2)
+            cls.needs_shapes = True
 
     def __init__(self,
                  pairs: Optional[Sequence[Tuple[Layer, Layer]]] = None,
@@ -88,101 +106,118 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
         super().__init__(init_cfg)
         if pairs is not None:
             if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
-                raise ValueError(f'pairs must be a list of (student_layer, teacher_layer), got {pairs!r}')
+                raise ConfigError(f'pairs must be a list of (student_layer, teacher_layer), got {pairs!r}.')
             for pair in pairs:
                 if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-                    raise ValueError('every student layer needs one teacher layer: pairs must be a list of '
-                                     f'(student_layer, teacher_layer), got {pair!r} in it')
+                    raise ConfigError(f'pairs must be a list of (student_layer, teacher_layer), got {pair!r} in it.')
         if not isinstance(name, str) or not name:
-            raise ValueError(f'the name of a transfer head must be a word, got {name!r}')
+            raise ConfigError(f'The name of a transfer head must be a non-empty string, got {name!r}.')
         if 'loss' in name:
-            raise ValueError(f"the name of a transfer head must not contain 'loss', got {name!r}")
+            raise ConfigError(f"The name of a transfer head must not contain 'loss', got {name!r}.")
         self.student_layers, self.teacher_layers = (list(side) for side in zip(*pairs)) if pairs else ([], [])
+        self.student_paths, self.teacher_paths = [], []
         self.schedule = WeightSchedule.build(weight)
         self.weight = self.schedule.initial
         self.name = name
-        self._knows_progress = self.schedule.is_constant
+        self._has_progress = self.schedule.is_constant
 
     def check_wants(self) -> None:
-        """Raise ValueError where a quantity is wanted that there is not."""
+        """Check ``student_wants`` and ``teacher_wants``.
+
+        Raises:
+            ConfigError: One is no tuple, or contains an unknown quantity.
+        """
         for side in ('student_wants', 'teacher_wants'):
-            if isinstance(getattr(self, side), str):
-                raise ValueError(f'{side} of {type(self).__name__} must be a tuple of names, got '
-                                 f'{getattr(self, side)!r}')
-            for name in getattr(self, side):
+            wants = getattr(self, side)
+            if isinstance(wants, str):
+                raise ConfigError(f'{side} of {type(self).__name__} must be a tuple of names, got {wants!r}.')
+            for name in wants:
                 if name not in QUANTITIES:
-                    close = get_close_matches(str(name), QUANTITIES, n=1, cutoff=0) or QUANTITIES
-                    raise ValueError(f'{side} of {type(self).__name__} has {name!r}, which is none of {QUANTITIES}; '
-                                     f'the closest is {close[0]!r}')
+                    raise ConfigError(f'Unknown quantity {name!r} in {side} of {type(self).__name__}.' +
+                                      did_you_mean(name, QUANTITIES, n=1, cutoff=0))
 
     @property
     def needs_teacher(self) -> bool:
+        """Whether the head reads the teacher."""
         return bool(self.teacher_layers or self.teacher_wants)
 
     @property
     def factor(self) -> float:
-        """What the loss is multiplied by."""
+        """Factor that multiplies the raw loss."""
         return self.weight
 
     @property
     def task_weight(self) -> Optional[float]:
-        """What the student's own losses are multiplied by, for a head that says so; None: as they are."""
+        """Factor of the student's own losses, for heads that set one; None leaves them unchanged."""
         return None
 
     @property
     def learns(self) -> bool:
-        """Whether a gradient is needed: not without a weight, unless there are parameters, which DDP wants used."""
+        """Whether the loss needs a gradient: the factor is not 0, or the head has parameters, which DDP needs used."""
         return self.factor != 0 or any(True for _ in self.parameters())
 
     @property
     def labels(self) -> List[str]:
-        """One name for each pair: its student's layer, with the teacher's where that alone is ambiguous."""
+        """One name per pair: the student's layer, followed by the teacher's where the student's is ambiguous."""
+        students = self.student_paths or self.student_layers
+        teachers = self.teacher_paths or self.teacher_layers
         labels = []
-        for index, layer in enumerate(self.student_layers):
+        for index, layer in enumerate(students):
             label = str(layer)
-            if self.student_layers.count(layer) > 1 and index < len(self.teacher_layers):
-                label = f'{layer}-{self.teacher_layers[index]}'
-            # Every logged key that contains 'loss' is summed by mmengine, also a raw value's.
+            if students.count(layer) > 1 and index < len(teachers):
+                label = f'{layer}-{teachers[index]}'
+            # mmengine sums every logged key that contains 'loss', raw values included.
             labels.append(str(index) if 'loss' in label else label)
         return unique_names(labels)
 
     def resolve_student(self, student: nn.Module) -> None:
-        """Turn the student's layers into module paths; raises as :func:`find_layer` does."""
-        self.student_layers = [find_layer(student, layer, 'student') for layer in self.student_layers]
+        """Find the module paths of the student's layers; raises as :func:`find_layer` does."""
+        self.student_paths = [find_layer(student, layer, 'student') for layer in self.student_layers]
 
     def resolve_teacher(self, teacher: nn.Module) -> None:
-        """Turn the teacher's layers into module paths; raises as :func:`find_layer` does."""
-        self.teacher_layers = [find_layer(teacher, layer, 'teacher') for layer in self.teacher_layers]
+        """Find the module paths of the teacher's layers; raises as :func:`find_layer` does."""
+        self.teacher_paths = [find_layer(teacher, layer, 'teacher') for layer in self.teacher_layers]
 
-    def setup(self, student_shapes: Dict[str, torch.Size], teacher_shapes: Dict[str, torch.Size]) -> None:
-        """Make the parameters that depend on the networks' widths; for heads that have such.
+    def setup(self, student_shapes: Dict[Layer, torch.Size], teacher_shapes: Dict[Layer, torch.Size]) -> None:
+        """Create parameters whose shapes depend on the networks.
 
-        The distiller calls it once, when it is built, on heads that override it. Both arguments map the paths of the
-        head's layers to the shapes of their outputs for one image of a usual size.
+        The distiller calls it once, when it is built, on heads that declare ``needs_shapes = True``.
+
+        Args:
+            student_shapes (dict): Layer -> shape of its output for one image, with the keys of ``features``.
+            teacher_shapes (dict): Likewise for the teacher.
         """
 
     def set_progress(self, epoch: int, iteration: int, max_epochs: int, max_iters: int) -> None:
-        """Move the weight to where the training is: epochs and iterations done, and its length."""
+        """Set the weight for the number of epochs and iterations done of a training."""
         self.weight = self.schedule.at(epoch, iteration, max_epochs, max_iters)
-        self._knows_progress = True
+        self._has_progress = True
 
-    def forward(self, student: NetworkOutputs, teacher: Optional[NetworkOutputs] = None) -> Dict[str, Tensor]:
-        """Weighted losses as ``loss_{name}.{label}``, raw ones, detached, as ``{name}.{label}``.
+    def forward(self, student: NetworkOutputs, teacher: Any = None) -> Dict[str, Tensor]:
+        """Compute the losses and name them for the log.
 
-        Without the label where ``loss`` gives one tensor. A scheduled weight is logged as ``{name}.weight``.
+        Args:
+            student (NetworkOutputs): Outputs of the student.
+            teacher (Any, optional): Return value of :meth:`reduce_teacher`, or the teacher's :class:`NetworkOutputs`.
+
+        Returns:
+            dict: Weighted losses as ``loss_{name}.{label}`` and raw, detached ones as ``{name}.{label}``; without the
+            label if :meth:`loss` returns a tensor. A scheduled weight is added as ``{name}.weight``.
 
         Raises:
-            RuntimeError: The weight has a schedule and was never told the progress of the training.
+            RuntimeError: The weight has a schedule and :meth:`set_progress` was never called.
         """
-        if not self._knows_progress:
-            raise RuntimeError(f'the weight of {self.name!r} has a schedule, but nothing tells it how far the training '
-                               'is: add the hook mmat.DistillationHook, or call Distiller.set_progress before a step')
+        if not self._has_progress:
+            raise RuntimeError(f'The weight of {self.name!r} has a schedule, but the progress of training is unknown. '
+                               'Add the hook mmat.DistillationHook, or call Distiller.set_progress before each step.')
+        if isinstance(teacher, NetworkOutputs):
+            teacher = self.reduce_teacher(teacher)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns):
             raw = self.loss(student, teacher)
         if isinstance(raw, Tensor):
             raw = {'': raw}
         log = {}
-        # mmengine sums whatever has 'loss' in its name, also a raw value.
+        # mmengine sums every key that contains 'loss', raw values included.
         for label, value in zip(unique_names([re.sub('_?loss_?', '', label) for label in raw]), raw.values()):
             label = f'{self.name}.{label}' if label else self.name
             log[f'loss_{label}'] = self.factor * value
@@ -191,24 +226,31 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
             log[f'{self.name}.weight'] = value.new_full((), self.weight)
         return log
 
-    def digest(self, teacher: NetworkOutputs) -> NetworkOutputs:
-        """What :meth:`loss` shall get of the teacher, made as soon as the teacher has run.
+    def reduce_teacher(self, teacher: NetworkOutputs) -> Any:
+        """Reduce the teacher's outputs to what :meth:`loss` needs, as soon as the teacher has run.
 
-        A head that overrides it makes small what is large: what no head keeps does not stay in memory while the
-        student runs, and students that share a teacher share the result. No gradients; nothing that the head learns
-        may go into it. Defaults to the outputs as they are.
+        The full activations are then freed before the student runs, and students that share a teacher share the
+        result. No gradients; the result must not depend on the head's parameters. Defaults to the outputs unchanged.
+
+        Args:
+            teacher (NetworkOutputs): Outputs of the teacher.
+
+        Returns:
+            Any: Passed to :meth:`loss` as ``teacher``.
         """
         return teacher
 
+    digest = reduce_teacher  # name in mmat 0.1
+
     @abstractmethod
-    def loss(self, student: NetworkOutputs, teacher: Optional[NetworkOutputs]) -> Union[Tensor, Dict[str, Tensor]]:
-        """Raw losses, before the weight.
+    def loss(self, student: NetworkOutputs, teacher: Any) -> Union[Tensor, Dict[str, Tensor]]:
+        """Compute the raw losses, before the weight.
 
         Args:
-            student (NetworkOutputs): The student's, with gradients.
-            teacher (NetworkOutputs): The teacher's, without, as :meth:`digest` gives it; None where it is not read.
+            student (NetworkOutputs): Outputs of the student, with gradients.
+            teacher (Any): Return value of :meth:`reduce_teacher`, without gradients; None if the head reads no teacher.
 
         Returns:
-            Tensor | dict: A scalar, or label -> scalar (labels are logged without the word 'loss'), averaged over the
-            batch so that the weight means the same on any number of processes.
+            Tensor | dict: A scalar, or label -> scalar. Average over the batch, so that the weight has the same meaning
+            on any number of processes.
         """

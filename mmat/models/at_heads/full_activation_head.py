@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmat.attention import activation_distance
 from mmat.attention.distance import check_distance_options
+from mmat.errors import ConfigError, LayerError
 from mmat.registry import MODELS
 
 from ..taps import Layer
@@ -15,23 +16,26 @@ from .base import BaseATHead, NetworkOutputs
 
 @MODELS.register_module()
 class FullActivationHead(BaseATHead):
-    """Pulls the student's whole activations, normalised, towards the teacher's.
+    """Match the student's whole activations, normalised, to the teacher's.
 
-    The loss of a pair is ``activation_distance(project(student), teacher)``; their sum is multiplied by beta / 2.
-    ``project`` is a learned 1x1 convolution without bias where the widths differ, and nothing where they match. It
-    trains beside the student and is kept beside its checkpoint, not in it.
+    The loss of a pair is ``activation_distance(project(student), teacher)``. The sum over pairs is multiplied by
+    beta / 2. ``project`` is a learned 1x1 convolution without bias where the widths differ, and the identity where they
+    match. Its weights train with the student and are saved beside the student's state dict, not in it.
 
     Args:
-        pairs (Sequence): ``(student_layer, teacher_layer)`` couples: stage indices or module paths.
-        weight (float | dict): beta, or its schedule. Defaults to a linear decay from 10 to 0 over the training (the
-            paper only says that it decays: project's choice).
-        size_mismatch (str): Activations of unequal size are average pooled to the smaller one ('pool') or refused
-            ('error'). Defaults to 'pool'.
-        name (str): What the logs call it. Defaults to 'factt'.
+        pairs (Sequence): Pairs ``(student_layer, teacher_layer)`` of stage indices or module paths.
+        weight (float | dict): beta, or its schedule. Defaults to a linear decay from 10 to 0 over the training. The
+            paper says only that beta decays; the schedule is the project's choice.
+        size_mismatch (str): For activations of unequal size: 'pool' average pools the larger to the size of the
+            smaller, 'error' raises. Defaults to 'pool'.
+        name (str): Name of the loss in logs. Defaults to 'factt'.
 
     Raises:
-        ValueError: An option outside these, or layers whose outputs are not (N, C, H, W).
+        ConfigError: ``pairs`` is missing or an option is out of range.
+        LayerError: A layer's output is not of shape (N, C, H, W).
     """
+
+    needs_shapes = True
 
     def __init__(self,
                  pairs: Sequence[Tuple[Layer, Layer]],
@@ -40,7 +44,7 @@ class FullActivationHead(BaseATHead):
                  name: str = 'factt',
                  init_cfg=dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='linear')):
         if pairs is None:
-            raise ValueError('activation transfer needs pairs of layers: pairs=[(student_layer, teacher_layer), ...]')
+            raise ConfigError('Full-activation transfer needs pairs=[(student_layer, teacher_layer), ...].')
         check_distance_options('code', 2, size_mismatch)
         super().__init__(pairs, weight, name, init_cfg)
         self.size_mismatch = size_mismatch
@@ -50,14 +54,14 @@ class FullActivationHead(BaseATHead):
     def factor(self) -> float:
         return self.weight / 2
 
-    def setup(self, student_shapes: Dict[str, torch.Size], teacher_shapes: Dict[str, torch.Size]) -> None:
+    def setup(self, student_shapes: Dict[Layer, torch.Size], teacher_shapes: Dict[Layer, torch.Size]) -> None:
         projections = []
         for student_layer, teacher_layer in zip(self.student_layers, self.teacher_layers):
             shapes = student_shapes[student_layer], teacher_shapes[teacher_layer]
             for owner, layer, shape in zip(('student', 'teacher'), (student_layer, teacher_layer), shapes):
                 if len(shape) != 4:
-                    raise ValueError(f'{self.name}: {owner} layer {layer!r} gives {tuple(shape)}, and a whole '
-                                     'activation is (N, C, H, W)')
+                    raise LayerError(f'{self.name}: the output of {owner} layer {layer!r} must be of shape '
+                                     f'(N, C, H, W), got {tuple(shape)}.')
             width, teacher_width = shapes[0][1], shapes[1][1]
             projections.append(nn.Identity() if width == teacher_width else
                                nn.Conv2d(width, teacher_width, 1, bias=False))
@@ -65,7 +69,7 @@ class FullActivationHead(BaseATHead):
 
     def loss(self, student: NetworkOutputs, teacher: NetworkOutputs) -> Dict[str, Tensor]:
         if not self.projections:
-            raise RuntimeError(f'{self.name!r} has not seen the widths of the networks: a Distiller calls setup')
+            raise RuntimeError(f'{self.name!r} has no projections yet. A Distiller creates them by calling setup.')
         pairs = zip(self.labels, self.student_layers, self.teacher_layers, self.projections)
         return {
             label: activation_distance(

@@ -1,8 +1,8 @@
-"""Gradient-based attention (Zagoruyko & Komodakis, ICLR 2017, section 3.2), the rows of the paper's Table 3.
+"""Gradient-based attention (Zagoruyko & Komodakis, ICLR 2017, section 3.2): three rows of the paper's Table 3.
 
-All three differentiate the student's loss with respect to its input, and then that gradient with respect to the
-weights (double backpropagation). The distiller computes each gradient once for all heads, in float32 also under
-autocast: in bfloat16 it would be several percent off.
+Each head differentiates the student's loss with respect to the input, and that gradient with respect to the weights
+(double backpropagation). The distiller computes each gradient once for all heads. It computes them in float32, also
+under autocast, because bfloat16 gradients are several percent off.
 """
 from typing import Optional, Union
 
@@ -16,7 +16,7 @@ from .base import BaseATHead, NetworkOutputs
 
 
 class _GradientHead(BaseATHead):
-    """The norm of what :meth:`difference` gives, multiplied by beta / 2."""
+    """Base class: the norm of :meth:`difference`, multiplied by beta / 2."""
 
     def __init__(self, weight: Union[float, dict], form: str, name: str):
         check_gradient_options(form)
@@ -36,17 +36,17 @@ class _GradientHead(BaseATHead):
 
 @MODELS.register_module()
 class GradientATHead(_GradientHead):
-    """Gradient-based attention transfer: pulls the student's input gradient towards the teacher's.
+    """Gradient-based attention transfer: match the student's input gradient to the teacher's.
 
-    ``beta/2 * ||J_S - J_T||_2`` with ``J = dL/dx`` of each network's own loss, averaged over the batch.
+    The loss is ``beta/2 * ||J_S - J_T||_2`` with ``J = dL/dx`` of each network's own loss, averaged over the batch.
 
     Args:
         weight (float | dict): beta, or its schedule.
-        form (str): 'paper', the norm as printed, or 'squared'. Defaults to 'paper'.
-        name (str): What the logs call it. Defaults to 'gradat'.
+        form (str): 'paper', the norm, or 'squared', the squared norm. Defaults to 'paper'.
+        name (str): Name of the loss in logs. Defaults to 'gradat'.
 
     Raises:
-        ValueError: An option outside these. When the distiller is built: a student whose gradient cannot be
+        ConfigError: An option is out of range, or, when the distiller is built, the student's gradient cannot be
             differentiated.
     """
 
@@ -61,10 +61,10 @@ class GradientATHead(_GradientHead):
 
 @MODELS.register_module()
 class GradientNormHead(_GradientHead):
-    """min-l2: keeps the student's input gradient small (Drucker & LeCun, 1992). Needs no teacher.
+    """min-l2: penalise the student's input gradient (Drucker & LeCun, 1992). Needs no teacher.
 
-    ``beta/2 * ||J_S||_2``, averaged over the batch. Arguments as :class:`GradientATHead`'s; ``form='squared'`` is
-    Drucker & LeCun's energy. ``name`` defaults to 'minl2'.
+    The loss is ``beta/2 * ||J_S||_2``, averaged over the batch. ``form='squared'`` is Drucker & LeCun's energy. The
+    arguments are those of :class:`GradientATHead`; ``name`` defaults to 'minl2'.
     """
 
     student_wants = ('input_gradient', )
@@ -78,11 +78,11 @@ class GradientNormHead(_GradientHead):
 
 @MODELS.register_module()
 class FlipSymmetryHead(_GradientHead):
-    """Symmetry norm: the gradient of a mirrored image should be the mirrored gradient. Needs no teacher.
+    """Symmetry norm: match the gradient of the flipped image to the flipped gradient. Needs no teacher.
 
-    ``beta/2 * ||dL(x)/dx - flip(dL(flip(x))/dx)||_2`` with a horizontal flip, averaged over the batch. The mirrored
-    image costs a forward pass of its own, which does not count in BN's running statistics. Arguments as
-    :class:`GradientATHead`'s; ``name`` defaults to 'flipsym'.
+    The loss is ``beta/2 * ||dL(x)/dx - flip(dL(flip(x))/dx)||_2`` with a horizontal flip, averaged over the batch. The
+    flipped image takes a separate forward pass, which does not update BN's running statistics. The arguments are those
+    of :class:`GradientATHead`; ``name`` defaults to 'flipsym'.
     """
 
     student_wants = ('input_gradient', 'flipped_input_gradient')

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmat.attention import soft_target_loss
 from mmat.attention.soft_targets import check_soft_target_options
+from mmat.errors import ConfigError
 from mmat.registry import MODELS
 
 from .base import BaseATHead, NetworkOutputs
@@ -14,20 +15,21 @@ from .schedule import WeightSchedule
 
 @MODELS.register_module()
 class SoftTargetHead(BaseATHead):
-    """Pulls the student's softened predictions towards the teacher's: ``alpha * KD + (1 - alpha) * CE``.
+    """Match the student's softened predictions to the teacher's: ``alpha * KD + (1 - alpha) * CE``.
 
-    The head adds ``alpha * soft_target_loss`` and leaves the student's own losses a weight of ``1 - alpha``, once,
-    whatever other heads run beside it.
+    The head adds ``alpha * soft_target_loss`` and multiplies the student's own losses by ``1 - alpha``, once, whatever
+    other heads are used.
 
     Args:
-        T (float): Temperature, above 0. Defaults to 4, the authors'.
-        alpha (float | dict): Share of the soft targets, in [0, 1], or its schedule. Defaults to 0.9, the authors'.
-        form (str): 'batchmean', today's convention, or 'pre2018', that of the authors' code when the paper was
-            written, ``2 / classes`` as strong; see :func:`mmat.attention.soft_target_loss`. Defaults to 'batchmean'.
-        name (str): What the logs call it. Defaults to 'kd'.
+        T (float): Temperature, above 0. Defaults to 4, the authors' value.
+        alpha (float | dict): Share of the soft targets, in [0, 1], or its schedule. Defaults to 0.9, as the authors.
+        form (str): 'batchmean', today's convention, or 'pre2018', the convention of the authors' code before July 2018,
+            which is weaker by the factor ``2 / classes``; see :func:`mmat.attention.soft_target_loss`. Defaults to
+            'batchmean'.
+        name (str): Name of the loss in logs. Defaults to 'kd'.
 
     Raises:
-        ValueError: An option outside these.
+        ConfigError: An option is out of range.
     """
 
     student_wants = teacher_wants = ('logits', )
@@ -36,10 +38,10 @@ class SoftTargetHead(BaseATHead):
         check_soft_target_options(T, form)
         is_number = isinstance(alpha, Real) and not isinstance(alpha, bool)
         if not isinstance(alpha, (dict, WeightSchedule)) and not (is_number and 0 <= alpha <= 1):
-            raise ValueError(f'alpha of soft targets must be in [0, 1], got {alpha!r}')
+            raise ConfigError(f'alpha must be in [0, 1], got {alpha!r}.')
         super().__init__(weight=alpha, name=name)
         if self.schedule.greatest > 1:
-            raise ValueError(f'alpha of soft targets must stay in [0, 1], got {alpha!r}')
+            raise ConfigError(f'alpha must stay in [0, 1], got {alpha!r}.')
         self.T = T
         self.form = form
 

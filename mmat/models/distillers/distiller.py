@@ -1,4 +1,4 @@
-"""A student that learns from a teacher, or under a constraint of its own."""
+"""Train a student under transfer heads."""
 from contextlib import contextmanager, nullcontext
 from typing import Dict, List, Optional, Sequence, Union
 
@@ -9,51 +9,49 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from mmat.errors import ConfigError
 from mmat.registry import MODELS
 from mmat.utils.rng import preserve_rng_state
 
 from ..at_heads import BaseATHead
 from ..at_heads.base import GRADIENTS, unique_names
 from ..build import build_network
-from ..collect_outputs import collect_outputs, find_logits
 from ..build_checks import check_input_gradient, output_shapes
-from .teacher import Teacher, read_by
-
-_DISAGREE = "heads disagree on the weight that the student's own losses have beside them (1 - alpha)"
+from ..collect_outputs import collect_outputs, find_logits
+from .teacher import Teacher, layers_of, wants_of
 
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Trains any mmengine model as a student under transfer heads.
+    """Train any mmengine model as a student under transfer heads.
 
-    Outside training it *is* the student: prediction, feature extraction and its state dict are the student's, key for
-    key, so that a checkpoint of a distillation run loads into the plain student config and holds nothing else. What
-    the heads learn is kept aside by :class:`mmat.engine.DistillationHook`.
+    Outside training the distiller behaves as the student: predictions, features and state dict are the student's, key
+    for key. A checkpoint of a distillation run loads into the plain student config and contains nothing else. The
+    parameters of the heads are saved separately by :class:`mmat.engine.DistillationHook`.
 
-    Training returns the student's own losses (a component named ``loss`` becomes ``loss_task``), weighted as a head
-    that shares with them says (``alpha`` of soft targets; ``task`` is then the raw value), and for every head and pair
-    of layers ``loss_{head}.{layer}``, weighted, and ``{head}.{layer}``, raw; ``loss_{head}`` and ``{head}`` where it
-    has no layers.
+    Training returns the student's own losses and the losses of each head. A student loss named ``loss`` is renamed
+    ``loss_task``. If a head sets the weight of the student's losses (``1 - alpha`` of soft targets), ``loss_task`` is
+    weighted and ``task`` is the raw value. Each head adds, for each pair of layers, ``loss_{head}.{layer}`` (weighted)
+    and ``{head}.{layer}`` (raw), or ``loss_{head}`` and ``{head}`` if it reads no layers.
 
-    One forward pass of each network serves all heads. Input gradients, where any head reads them, cost one backward
-    pass more of each network that they are read of, the student's differentiable where the weight is not zero; the
-    flipped image's a forward and a backward pass. Under autocast such a step runs in float32 all the same: in half
-    precision the second derivatives would be off. (On a GPU float32 convolutions are TF32 by torch's default.)
+    One forward pass of each network serves all heads. Input gradients add one backward pass of each network that they
+    are read of; the student's is differentiable if its weight is not zero. The flipped image adds a forward and a
+    backward pass. A step with input gradients runs in float32, also under autocast, because second derivatives in half
+    precision are off. On a GPU, float32 convolutions use TF32 by torch's default.
 
     Args:
-        student (dict | str | nn.Module): Model config, zoo name, config file, or a model as it is.
+        student (dict | str | nn.Module): Model config, zoo name, config file, or a network.
         teacher (dict | str | nn.Module, optional): ``dict(model=..., checkpoint=...)``, see :class:`Teacher`; a zoo
-            name with weights; or a network as it is. Loaded when training starts, always in eval mode, outside the
-            module tree; a head that depends on its widths needs its config, but no weights, earlier. Defaults to
-            None, for heads that need none.
-        at_heads (Sequence[dict | BaseATHead]): Transfer heads; heads of the same name are numbered.
-        data_preprocessor (dict, optional): For a student config that has none. Defaults to None.
+            name with weights; or a network. It is built when training starts, stays in eval mode, and is not a
+            submodule. Heads that need its widths read its config earlier, but no weights. Defaults to None, for heads
+            that need no teacher.
+        at_heads (Sequence[dict | BaseATHead]): Transfer heads; repeated names are numbered.
+        data_preprocessor (dict, optional): For a student config without one. Defaults to None.
 
     Raises:
-        ValueError: No heads, a layer or quantity that the student does not have, heads that read a teacher where
-            there is none, or that disagree on the weight of the student's own losses, or an input gradient of a
-            student that is frozen or not twice differentiable.
-        FileNotFoundError: When training starts: the teacher's checkpoint is not there.
+        ConfigError: There are no heads, heads read a teacher but none is given, heads disagree on the weight of the
+            student's losses, or the student's input gradient is read but cannot be differentiated.
+        LayerError: The student does not have a layer or quantity that a head reads.
     """
 
     def __init__(self,
@@ -67,9 +65,9 @@ class Distiller(BaseModel):
         student = build_network(student)
         super().__init__(data_preprocessor=student.data_preprocessor, init_cfg=init_cfg)
         if isinstance(at_heads, dict) or not at_heads:
-            raise ValueError(f'at_heads must be a list of at least one transfer head, got {at_heads!r}')
+            raise ConfigError(f'at_heads must be a list of at least one transfer head, got {at_heads!r}.')
         self.student = student
-        # Heads with weights of their own must not shift the student's random stream: it trains as it would alone.
+        # Heads with parameters must not advance the student's random numbers: it trains as it would alone.
         with preserve_rng_state():
             self.at_heads = nn.ModuleList(
                 head if isinstance(head, nn.Module) else MODELS.build(head) for head in at_heads)
@@ -77,37 +75,34 @@ class Distiller(BaseModel):
             head.check_wants()
             head.resolve_student(student)
             head.name = name
-        if 'logits' in read_by(self.at_heads, 'student_wants'):
+        if 'logits' in wants_of(self.at_heads, 'student'):
             find_logits(student, 'student')
-        if self._reads_gradients('student_wants'):
+        if self.reads_input_gradients:
             check_input_gradient(student, 'student', twice=True)
         self._task_weight()
-        sharing = {head.name: head.schedule for head in self.at_heads if head.task_weight is not None}
-        if len(set(sharing.values())) > 1:
-            raise ValueError(f'{_DISAGREE}: {sharing}')
-        # Not a module, so not a child: see Teacher.
+        schedules = {head.name: head.schedule for head in self.at_heads if head.task_weight is not None}
+        _check_agreement(schedules)
+        # Teacher is no module, so it is no submodule either.
         self.teacher = None
         if teacher is not None:
-            self.teacher = Teacher.of(teacher)
+            self.teacher = Teacher.from_config(teacher)
         elif self.needs_teacher:
-            raise ValueError(f'{[head.name for head in self.at_heads if head.needs_teacher]} read a teacher, but the '
-                             'distiller has none: give teacher=dict(model=..., checkpoint=...)')
-        self._teacher_is_resolved = False
-        self._told_float32 = False
+            readers = [head.name for head in self.at_heads if head.needs_teacher]
+            raise ConfigError(f'The heads {readers} read a teacher, but the distiller has none. Give it '
+                              'teacher=dict(model=..., checkpoint=...).')
+        self._teacher_is_prepared = False
+        self._logged_float32 = False
         self._set_up_heads()
 
     def _set_up_heads(self) -> None:
-        """Let heads make what depends on the networks' widths; of the teacher this takes the config only."""
-        heads = [head for head in self.at_heads if type(head).setup is not BaseATHead.setup]
-        if not heads:
-            return
-        for head in heads:
-            if head.needs_teacher:
-                head.resolve_teacher(self.teacher.architecture)
+        """Let heads create parameters that depend on the networks' widths; this needs the teacher's config only."""
+        heads = [head for head in self.at_heads if head.needs_shapes]
         with preserve_rng_state():
             for head in heads:
-                student_shapes = output_shapes(self.student, head.student_layers, 'student')
-                teacher_shapes = output_shapes(self.teacher.architecture, head.teacher_layers, 'teacher') \
+                if head.needs_teacher:
+                    head.resolve_teacher(self.teacher.architecture)
+                student_shapes = output_shapes(self.student, layers_of([head], 'student'), 'student')
+                teacher_shapes = output_shapes(self.teacher.architecture, layers_of([head], 'teacher'), 'teacher') \
                     if head.needs_teacher else {}
                 head.setup(student_shapes, teacher_shapes)
 
@@ -119,69 +114,72 @@ class Distiller(BaseModel):
     @property
     def reads_input_gradients(self) -> bool:
         """Whether any head differentiates the student's input gradient."""
-        return self._reads_gradients('student_wants')
+        return self._reads_gradients('student')
 
     def prepare_teacher(self) -> Optional[Teacher]:
-        """Build the teacher and find the heads' layers in it, once. Called before training starts.
+        """Build the teacher, move it to the student's device, and find the heads' layers in it; once, before training.
 
         Returns:
-            Teacher | None: None where the distiller has none.
+            Teacher | None: None if the distiller has none.
 
         Raises:
-            FileNotFoundError, ValueError: No checkpoint, one that does not fit, or a layer or quantity that the
-                teacher does not have.
+            MissingFileError: The teacher's checkpoint does not exist.
+            CheckpointError: The checkpoint does not fit.
+            LayerError: The teacher does not have a layer or quantity that a head reads.
         """
-        if self.teacher is not None and not self._teacher_is_resolved and self.needs_teacher:
+        if self.teacher is not None and not self._teacher_is_prepared and self.needs_teacher:
+            self.teacher.move_to(self.student)
             network = self.teacher.network
             for head in self.at_heads:
                 head.resolve_teacher(network)
-            if 'logits' in read_by(self.at_heads, 'teacher_wants'):
+            if 'logits' in wants_of(self.at_heads, 'teacher'):
                 find_logits(network, 'teacher')
-            if self._reads_gradients('teacher_wants'):
+            if self._reads_gradients('teacher'):
                 check_input_gradient(network, 'teacher', twice=False)
-            self._teacher_is_resolved = True
+            self._teacher_is_prepared = True
         return self.teacher
 
     def init_weights(self) -> None:
+        """Initialise the student and the heads."""
         self.student.init_weights()
         with preserve_rng_state():
             for head in self.at_heads:
                 head.init_weights()
-        # The Runner makes what is in the state dict equal among processes; these are not in it.
+        # The Runner synchronises the state dict among processes, which does not contain the heads.
         for parameter in self.at_heads.parameters():
             broadcast(parameter.data)
 
     def forward(self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor'):
-        """As mmengine's models; see :meth:`loss` for ``mode='loss'``, the student's otherwise."""
+        """Run :meth:`loss` for ``mode='loss'``, and the student for every other mode."""
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         return self.student(inputs, data_samples, mode=mode)
 
     def loss(self, inputs: Tensor, data_samples: list) -> Dict[str, Tensor]:
-        """Losses of one step.
+        """Compute the losses of one step.
 
         Args:
             inputs (Tensor): Images under the student's normalisation, shape (N, C, H, W).
-            data_samples (list): Labels, for the student only.
+            data_samples (list): Labels.
 
         Returns:
-            dict: Name -> scalar; what contains 'loss' is summed.
+            dict: Name -> scalar. mmengine sums the entries whose name contains 'loss'.
         """
         teacher = self.prepare_teacher()
         gradient_heads = [head for head in self.at_heads if any(name in GRADIENTS for name in head.student_wants)]
-        # In bfloat16 a second derivative is several percent off, in float16 it may vanish.
-        reads_gradients = self._reads_gradients('student_wants') or self._reads_gradients('teacher_wants')
+        # A second derivative is several percent off in bfloat16, and may underflow in float16.
+        reads_gradients = self.reads_input_gradients or self._reads_gradients('teacher')
         with self._float32(inputs) if reads_gradients else nullcontext():
-            # First, while no activations of the student are in memory; of the teacher's, only what heads digest stays.
+            # The teacher runs first, so that its activations are freed before the student's are allocated.
             readers = [head for head in self.at_heads if head.needs_teacher]
-            digests = teacher(inputs, data_samples, readers, self.data_preprocessor) if readers else []
-            digests = dict(zip(readers, digests))
+            reduced = teacher(inputs, data_samples, readers, self.data_preprocessor) if readers else []
+            teacher_outputs = dict(zip(readers, reduced))
             losses, student_outputs = collect_outputs(
-                self.student, inputs, data_samples, read_by(self.at_heads, 'student_layers'),
-                read_by(self.at_heads, 'student_wants'), 'student',
+                self.student, inputs, data_samples, layers_of(self.at_heads, 'student'),
+                wants_of(self.at_heads, 'student'), 'student',
                 create_graph=any(head.learns for head in gradient_heads))
             if 'loss' in losses:
-                # mmengine logs the total under this name.
+                # mmengine logs the total as 'loss'.
                 losses['loss_task'] = losses.pop('loss')
             task_weight = self._task_weight()
             if task_weight is not None:
@@ -190,41 +188,38 @@ class Distiller(BaseModel):
                 losses = {name: _scale(value, task_weight) if 'loss' in name else value
                           for name, value in losses.items()}
             for head in self.at_heads:
-                values = head(student_outputs, digests.get(head))
+                values = head(student_outputs, teacher_outputs.get(head))
                 taken = sorted(values.keys() & losses.keys())
                 if taken:
-                    raise ValueError(f'a transfer head named {head.name!r} logs {taken}, which the student or another '
-                                     'head logs already: give it another name')
+                    raise ConfigError(f'The transfer head {head.name!r} logs {taken}, as do the student or another '
+                                      'head. Give it another name.')
                 losses.update(values)
         return losses
 
     @contextmanager
     def _float32(self, inputs: Tensor):
         if inputs.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(f'heads that read input gradients need images in float32, got {inputs.dtype}; train under '
-                             'autocast rather than with a model in half precision')
+            raise ConfigError(f'Heads that read input gradients need float32 images, got {inputs.dtype}. Train under '
+                              'autocast instead of converting the model to half precision.')
         device = inputs.device.type
-        if torch.is_autocast_enabled(device) and not self._told_float32:
+        if torch.is_autocast_enabled(device) and not self._logged_float32:
             print_log('Heads that read input gradients run in float32, also under autocast.', 'current')
-            self._told_float32 = True
+            self._logged_float32 = True
         with torch.autocast(device, enabled=False):
             yield
 
     def _task_weight(self) -> Optional[float]:
-        """What the student's own losses are multiplied by; None where no head says so.
+        """Return the factor of the student's own losses, None if no head sets one.
 
         Raises:
-            ValueError: Two heads say different things.
+            ConfigError: Two heads set different factors.
         """
         weights = {head.name: head.task_weight for head in self.at_heads if head.task_weight is not None}
-        if len(set(weights.values())) > 1:
-            raise ValueError(f'{_DISAGREE}: {weights}')
+        _check_agreement(weights)
         return next(iter(weights.values()), None)
 
     def set_progress(self, epoch: int, iteration: int, max_epochs: int, max_iters: int) -> None:
-        """Tell the heads how far the training is, for weights that have a schedule.
-
-        :class:`mmat.engine.DistillationHook` does before every step.
+        """Set scheduled weights. :class:`mmat.engine.DistillationHook` calls it before each step.
 
         Args:
             epoch (int): Epochs done.
@@ -236,12 +231,12 @@ class Distiller(BaseModel):
             head.set_progress(epoch, iteration, max_epochs, max_iters)
 
     def _reads_gradients(self, side: str) -> bool:
-        return any(name in GRADIENTS for name in read_by(self.at_heads, side))
+        return any(name in GRADIENTS for name in wants_of(self.at_heads, side))
 
     def extract_feat(self, *args, **kwargs):
         return self.student.extract_feat(*args, **kwargs)
 
-    # The student's weights are the product.
+    # Checkpoints contain the student alone.
 
     def state_dict(self, *args, **kwargs) -> dict:
         return self.student.state_dict(*args, **kwargs)
@@ -249,7 +244,7 @@ class Distiller(BaseModel):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         for key in [key for key in state_dict if key.startswith(prefix)]:
             state_dict[f'{prefix}student.{key[len(prefix):]}'] = state_dict.pop(key)
-        # The other children are not in a state dict: they keep what they have.
+        # The other children are not in a state dict; they keep their values.
         for name, child in self.named_children():
             if name != 'student':
                 state_dict.update(child.state_dict(prefix=f'{prefix}{name}.'))
@@ -259,6 +254,11 @@ class Distiller(BaseModel):
         if self.teacher is not None:
             self.teacher.apply(fn)
         return super()._apply(fn, *args, **kwargs)
+
+
+def _check_agreement(values: dict) -> None:
+    if len(set(values.values())) > 1:
+        raise ConfigError(f"Heads set different weights of the student's own losses (1 - alpha): {values}.")
 
 
 def _scale(value: Union[Tensor, List[Tensor]], weight: float) -> Union[Tensor, List[Tensor]]:
