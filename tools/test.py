@@ -21,7 +21,7 @@ def main():
                         help='what --out holds; default: pred for .pkl, metrics otherwise')
     args = parse_common_args(parser)
 
-    config = load_config(args)
+    config = load_config(args, 'test')
     out_item = args.out_item or ('pred' if str(args.out).endswith(('.pkl', '.pickle')) else 'metrics')
     if args.out:
         suffixes = ('.pkl', '.pickle') if out_item == 'pred' else ('.json', '.yml', '.yaml')

@@ -60,7 +60,7 @@ def main():
         config.load_from = find_checkpoint(config.load_from)
     teacher = config.model.get('teacher')
     if teacher:
-        Teacher.of(teacher).check_checkpoint()  # says so before all else
+        Teacher.from_config(teacher).check_checkpoint()  # says so before all else
     if args.seeds:
         prepare(config, fp32=args.fp32)
         train_seeds(config, args.seeds, resume=bool(args.resume))

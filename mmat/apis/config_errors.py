@@ -1,0 +1,210 @@
+"""Checks of a config before a run, and one-line messages for the errors that mmengine raises for a wrong config."""
+import inspect
+import re
+import traceback
+from types import FrameType
+from typing import Any, Iterable, Optional, Sequence
+
+from mmengine import registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.registry.build_functions import build_from_cfg
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
+from mmengine.utils import ManagerMixin
+from torch.utils.data import DataLoader
+
+from mmat.errors import ConfigError, MissingFileError, UserError, did_you_mean
+
+# Top-level keys that a run reads, whether or not a config sets them.
+SETTINGS = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpointing', 'compile', 'custom_imports',
+            'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
+            'tta_model', 'tta_pipeline'} - {'self', 'cfg'}
+
+_REQUIRED = dict(train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
+                 test=('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
+_DATA_ROOT = ('Set its folder with --cfg-options train_dataloader.dataset.data_root=PATH, likewise val_dataloader and '
+              'test_dataloader.')
+# Arguments that the Runner adds to a config's.
+_GIVEN = ('runner', 'dataloader', 'dataset', 'optimizer')
+
+# Packages whose constructors check their arguments.
+_LIBRARIES = {'mmcv', 'mmengine', 'mmpretrain', 'timm', 'torch', 'torchvision'}
+
+
+def check_keys(config: Config) -> None:
+    """Refuse top-level keys that nothing reads, and remove variables that only other values of the config use.
+
+    A key is read if it is a setting of :class:`mmengine.runner.Runner`, begins with an underscore, is used by name in
+    the config's files, or has the value of a part of another setting.
+
+    Args:
+        config (Config): Changed in place.
+
+    Raises:
+        ConfigError: A key is misspelt or unused.
+    """
+    for key in [key for key in config if key not in SETTINGS and not key.startswith('_')]:
+        others = [value for other, value in config.items() if other != key]
+        by_name = re.search(rf'\b{re.escape(key)}\b(?!\s*=[^=])', config.text or '')
+        if not by_name and not any(_contains(value, config[key]) for value in others):
+            raise ConfigError(f'Unknown config key {key!r}.' + (did_you_mean(key, SETTINGS - {*config}, cutoff=0.6) or
+                                                               ' Nothing reads it; start its name with an underscore '
+                                                               'to keep it.'))
+        config.pop(key)
+
+
+def _contains(value: Any, part: Any) -> bool:
+    if value == part:
+        return True
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(_contains(child, part) for child in children)
+
+
+def check_settings(config: Config, mode: str) -> None:
+    """Check that a config has what a run needs.
+
+    Args:
+        config (Config): Complete.
+        mode (str): 'train' or 'test'.
+
+    Raises:
+        ConfigError: A setting is missing or None, or has another type than it needs.
+    """
+    for key in _REQUIRED[mode]:
+        if config.get(key) is None:
+            state = 'is None' if key in config else 'is missing'
+            raise ConfigError(f'The config cannot be used to {mode}: {key!r} {state}.' +
+                              ('' if key in config else did_you_mean(key, config, cutoff=0.7)))
+    for key in ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg',
+                'optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'):
+        if not isinstance(config.get(key) or {}, dict):
+            raise ConfigError(f'{key!r} must be a dict, got {config[key]!r}.')
+    validation = {key: config.get(key) is not None for key in ('val_dataloader', 'val_cfg', 'val_evaluator')}
+    if len(set(validation.values())) > 1:
+        missing = [key for key, is_set in validation.items() if not is_set]
+        raise ConfigError(f'Validation needs all of {", ".join(validation)}, or None for all; not set: '
+                          f'{", ".join(missing)}.')
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for part in ('dataset', 'sampler') if config.get(key) else ():
+            if config[key].get(part) is None and not (part == 'sampler' and config[key].get('batch_sampler')):
+                raise ConfigError(f'{key!r} has no {part!r}.' + did_you_mean(part, config[key]))
+    if mode == 'train' and 'optimizer' not in config.optim_wrapper and 'constructor' not in config.optim_wrapper:
+        raise ConfigError("'optim_wrapper' has no 'optimizer'." + did_you_mean('optimizer', config.optim_wrapper))
+    if mode == 'train' and isinstance(config.optim_wrapper.get('optimizer'), dict):
+        # mmengine looks the class up before it builds it.
+        optimizer = config.optim_wrapper.optimizer.get('type')
+        if not (callable(optimizer) or isinstance(optimizer, str) and registry.OPTIMIZERS.get(optimizer)):
+            raise ConfigError(f'Unknown optimizer type {optimizer!r}.' +
+                              did_you_mean(optimizer, _known_types(registry.OPTIMIZERS), cutoff=0.5))
+    if mode == 'train' and ('type' in config.train_cfg) == ('by_epoch' in config.train_cfg):
+        raise ConfigError("'train_cfg' needs one of 'by_epoch' and 'type', got "
+                          f'{", ".join(map(repr, config.train_cfg)) or "neither"}.')
+
+
+def find_config_error(error: Exception) -> Optional[UserError]:
+    """Translate an error of mmengine's builders into a message about the config.
+
+    An error belongs to the config if the builder itself raised it (no or an unknown ``type``, arguments that do not fit
+    the signature), if a library's constructor refused its arguments, or if a dataset did not find a file. The place is
+    read from the traceback's frames, not from the wording of the error.
+
+    Args:
+        error (Exception): As it was raised.
+
+    Returns:
+        UserError | None: None for every other error.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames:
+        return None
+    while frames[-1].f_code.co_name == ManagerMixin.get_instance.__name__:
+        frames.pop()  # build_from_cfg calls it in place of a constructor
+    if frames[-1].f_code is build_from_cfg.__code__:
+        return _builder_error(error, frames[-1].f_locals)
+    call = _direct_call(frames[-1])
+    if call and isinstance(error, TypeError):
+        return _signature_error(*call, _GIVEN)
+    codes = build_from_cfg.__code__, Runner.build_dataloader.__code__
+    builders = [frame for frame in frames if frame.f_code in codes]
+    if not builders:
+        return None
+    built = builders[-1].f_locals
+    cls, arguments = built.get('obj_cls', DataLoader), built.get('args') or built.get('dataloader_cfg')
+    kind = getattr(built.get('registry'), 'name', None)
+    if isinstance(error, FileNotFoundError) and error.filename and kind == 'dataset':
+        return MissingFileError(f'{_name(cls)}: no file or folder {str(error.filename)!r}. {_DATA_ROOT}')
+    in_constructor = frames[-1].f_code.co_name == '__init__' and _is_library(type(frames[-1].f_locals.get('self')))
+    if (in_constructor and _is_library(cls) and error.args
+            and isinstance(error, (ValueError, TypeError, KeyError, AssertionError))):
+        return _signature_error(cls, arguments, _GIVEN) or ConfigError(
+            f'{_name(cls)}: {" ".join(str(error.args[0]).split())}')
+    return None
+
+
+def _is_library(cls: type) -> bool:
+    return cls.__module__.split('.')[0] in _LIBRARIES
+
+
+def _direct_call(frame: FrameType) -> Optional[tuple]:
+    """Class and settings that a method of the Runner was about to call, for classes that need no ``type``."""
+    scope = frame.f_locals
+    calls = {
+        Runner.build_train_loop: (EpochBasedTrainLoop if scope.get('by_epoch') else IterBasedTrainLoop, 'loop_cfg'),
+        Runner.build_val_loop: (ValLoop, 'loop_cfg'),
+        Runner.build_test_loop: (TestLoop, 'loop_cfg'),
+        Runner.build_dataloader: (DataLoader, 'dataloader_cfg'),
+    }
+    return next(((cls, scope.get(name, {})) for method, (cls, name) in calls.items()
+                 if frame.f_code is method.__code__), None)
+
+
+def _builder_error(error: Exception, scope: dict) -> Optional[ConfigError]:
+    config, kind = scope['cfg'], scope['registry'].name
+    if not isinstance(config, dict):
+        return ConfigError(f'A {kind} must be a dict with a `type`, got {config!r}.')
+    if 'obj_type' not in scope:
+        return ConfigError(f'A {kind} has no `type`: {_shorten(config)}.' + did_you_mean('type', config))
+    name = scope['obj_type']
+    if scope.get('obj_cls') is None:
+        if not isinstance(name, str):
+            return ConfigError(f'The `type` of a {kind} must be a name or a class, got {name!r}.')
+        return ConfigError(f'Unknown {kind} type {name!r}.' +
+                           did_you_mean(name, _known_types(scope['registry']), cutoff=0.5))
+    if isinstance(error, TypeError):
+        return _signature_error(scope['obj_cls'], scope['args'])
+    return None
+
+
+def _signature_error(cls: type, arguments: dict, given: Sequence[str] = ()) -> Optional[ConfigError]:
+    """Explain why arguments, beside those ``given`` by the caller, do not fit a constructor; None if they do."""
+    parameters = inspect.signature(cls).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    # A class that takes **kwargs passes them to its base classes.
+    classes = cls.__mro__[:-1] if takes_any and inspect.isclass(cls) else ()
+    names = [*parameters, *(name for each in classes for name in inspect.signature(each.__init__).parameters)]
+    names = [name for name in dict.fromkeys(names) if name not in ('self', 'args', 'kwargs', *given)]
+    for argument in arguments:
+        if argument not in names and argument != 'type':
+            choices = did_you_mean(argument, names) or f' Its arguments: {", ".join(names) or "none"}.'
+            return ConfigError(f'{_name(cls)} has no argument {argument!r}.{choices}')
+    missing = [name for name, each in parameters.items() if each.default is each.empty
+               and name not in (*arguments, *given) and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    return ConfigError(f'{_name(cls)} needs {", ".join(map(repr, missing))}.') if missing else None
+
+
+def _known_types(of: Registry) -> Iterable[str]:
+    """Names of all types of a registry, its parents and their children, with their scopes."""
+    roots = [each for each in vars(registry).values() if isinstance(each, Registry) and each.name == of.name] or [of]
+    for root in roots:
+        for each in (root, *root.children.values()):
+            yield from (name if each is root else f'{each.scope}.{name}' for name in each.module_dict)
+
+
+def _name(cls: Any) -> str:
+    return getattr(cls, '__name__', str(cls))
+
+
+def _shorten(config: dict, length: int = 80) -> str:
+    text = ' '.join(str(dict(config)).split())
+    return text if len(text) <= length else f'{text[:length]}...'
+
