@@ -178,7 +178,7 @@ def test_one_batch_is_in_memory(models, make_runner, settings, monkeypatch):
 
     def watched_ask(self, inputs, *args):
         outputs = ask(self, inputs, *args)
-        alive.update([inputs, *(tensor for output in outputs for tensor in output.maps.values())])
+        alive.update([inputs, *(tensor for maps in outputs for tensor in maps)])
         return outputs
 
     def watched_augment(self, images):

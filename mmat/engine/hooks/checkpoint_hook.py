@@ -8,7 +8,7 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmat.errors import CheckpointError, ConfigError
+from mmat.errors import CheckpointError
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import strip_module_prefix, unwrap
 from mmat.utils.rng import get_rng_state, set_rng_state
@@ -35,8 +35,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             checkpoint is deleted before the newest is written.
 
     Raises:
-        CheckpointError: When training starts, ``load_from`` is refused.
-        ConfigError: When training starts, the ``param_scheduler`` is refused.
+        CheckpointError: When training starts, ``load_from`` or the ``param_scheduler`` is refused.
     """
 
     def __init__(self, *args, backend_args: Optional[dict] = None, **kwargs):
@@ -155,9 +154,9 @@ def _extend_schedulers(schedulers: list, saved_states: List[dict]) -> List[tuple
         differing += [f'{key}: {saved.get(key)} in the checkpoint, {state.get(key)} in the config'
                       for key in sorted({*state, *saved} - _PROGRESS - {'end'}) if state.get(key) != saved.get(key)]
     if differing:
-        raise ConfigError('Cannot resume with another param_scheduler, or a training length that changes it '
-                          f'({"; ".join(differing)}). Resume with the config the run was started with, or start a new '
-                          'run from its weights with load_from.')
+        raise CheckpointError('The run to resume has another param_scheduler, or a length that changes it: '
+                              f'{"; ".join(differing)}. Resume with the same schedule, or start a new run from its '
+                              'weights with load_from.')
     missed = []
     for scheduler, saved in zip(schedulers, saved_states):
         if saved['end'] != scheduler.end:
