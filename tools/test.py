@@ -7,6 +7,7 @@ import mmengine
 from mmengine.dist import is_main_process
 
 from mmat.apis.launch import build_runner, command_line, load_config, parse_common_args
+from mmat.errors import UserError
 from mmat.tooling.predictions import DumpPredictions
 from mmat.utils.checkpoint import load_weights
 
@@ -16,9 +17,9 @@ def main():
     parser.add_argument('config', help='config file, or a name from mmat.list_models()')
     parser.add_argument('checkpoint', help='checkpoint file, URL, or work directory (its last checkpoint)')
     parser.add_argument('--out', metavar='FILE',
-                        help='write the results here: metrics as .json or .yml, predictions as .pkl, by --out-item')
+                        help='write the results to this file: metrics as .json or .yml, predictions as .pkl')
     parser.add_argument('--out-item', choices=['metrics', 'pred'],
-                        help='what --out holds; default: pred for .pkl, metrics otherwise')
+                        help='content of --out; default: pred for .pkl, metrics otherwise')
     args = parse_common_args(parser)
 
     config = load_config(args, 'test')
@@ -26,7 +27,7 @@ def main():
     if args.out:
         suffixes = ('.pkl', '.pickle') if out_item == 'pred' else ('.json', '.yml', '.yaml')
         if Path(args.out).suffix not in suffixes:
-            raise ValueError(f'--out of {out_item} must end in {" or ".join(suffixes)}, got {args.out!r}')
+            raise UserError(f'--out for {out_item} must end in {" or ".join(suffixes)}, got {args.out!r}.')
     runner = build_runner(config, fp32=args.fp32)
     load_weights(runner.model, args.checkpoint)
     if args.out and out_item == 'pred':

@@ -6,6 +6,7 @@ import torch
 
 from mmat.apis.launch import build_runner, command_line, load_config, parse_common_args, prepare
 from mmat.apis.seeds import check_seeds, set_batch_seed, train_seeds
+from mmat.errors import ConfigError, UserError
 from mmat.models.distillers import Teacher
 from mmat.utils.checkpoint import find_checkpoint, read_checkpoint
 
@@ -14,27 +15,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or a name from mmat.list_models()')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH',
-                        help='go on from a checkpoint; without PATH from the last one in the work dir, if there is one')
+                        help='resume from a checkpoint; without PATH, from the last one in the work dir, if any')
     parser.add_argument('--amp', action='store_true',
                         help='mixed precision: fp16 with loss scaling on a GPU, bf16 on the CPU')
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument('--seed', type=int, help='random seed; default: a random one, which the log tells')
+    seeds.add_argument('--seed', type=int, help='random seed; default: a random one, written to the log')
     seeds.add_argument('--seeds', type=int, nargs='+', metavar='SEED',
-                       help='train several seeds in this process, in WORK_DIR/seed0 and so on: they share their '
-                            "batches, and the teacher's forward pass")
+                       help='train several seeds in this process, each in WORK_DIR/seed<SEED>; they share batches and '
+                            "the teacher's forward pass")
     parser.add_argument('--batch-seed', type=int, metavar='SEED',
-                        help='let the order and the augmentation of the batches follow from this seed; default: from '
-                             '--seed as all else, with --seeds from the first of these')
+                        help='seed of the order and augmentation of batches; default: --seed, or the first of --seeds')
     parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms only')
     parser.add_argument('--auto-scale-lr', action='store_true',
-                        help="scale the learning rate with the batch of all processes, from that of the config's name")
+                        help='scale the learning rate linearly with the total batch size, from auto_scale_lr in the '
+                             'config')
     args = parse_common_args(parser)
 
     config = load_config(args)
     if args.auto_scale_lr:
         if not (config.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise ValueError('--auto-scale-lr needs the batch that the rate is for: auto_scale_lr=dict('
-                             f'base_batch_size=...), which {args.config} does not have')
+            raise ConfigError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config, which '
+                              f'{args.config} does not set.')
         config.auto_scale_lr.enable = True
     if args.amp and config.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         on_gpu = dict(type='AmpOptimWrapper', loss_scale='dynamic')
@@ -48,19 +49,19 @@ def main():
     if args.seeds:
         check_seeds(config, args.seeds)
         if args.resume not in (None, 'auto'):
-            raise ValueError('with --seeds, --resume takes no path: each seed goes on from a checkpoint of its own')
+            raise UserError('--resume takes no path with --seeds: each seed resumes from its own checkpoint.')
     if batch_seed is not None:
         set_batch_seed(config, batch_seed)
     if args.resume and not args.seeds:
         checkpoint = _checkpoint_to_resume(args.resume, config.work_dir)
-        if checkpoint:  # otherwise the run begins as it would without --resume, from load_from if there is one
+        if checkpoint:  # otherwise the run starts as without --resume, from load_from if it is set
             config.resume = True
             config.load_from = checkpoint
     if config.get('load_from') and '://' not in config.load_from:
         config.load_from = find_checkpoint(config.load_from)
     teacher = config.model.get('teacher')
     if teacher:
-        Teacher.from_config(teacher).check_checkpoint()  # says so before all else
+        Teacher.from_config(teacher).check_checkpoint()  # fail before the data is loaded
     if args.seeds:
         prepare(config, fp32=args.fp32)
         train_seeds(config, args.seeds, resume=bool(args.resume))
@@ -75,7 +76,7 @@ def _checkpoint_to_resume(resume: str, work_dir: str):
         if resume != 'auto':
             raise
         return None
-    read_checkpoint(path)  # says so now if it cannot be read
+    read_checkpoint(path)  # fail now if it cannot be read
     return path
 
 

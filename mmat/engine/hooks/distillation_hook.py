@@ -58,12 +58,12 @@ class DistillationHook(Hook):
         self._set_progress(runner, distiller)
         if distiller.reads_input_gradients and any(
                 isinstance(module, nn.SyncBatchNorm) for module in distiller.student.modules()):
-            raise ConfigError('Heads that read input gradients cannot train a student with SyncBatchNorm: torch cannot '
-                              'differentiate it twice. Remove sync_bn.')
+            raise ConfigError('Heads that read input gradients cannot train a student with SyncBatchNorm: torch '
+                              'cannot differentiate it twice. Remove sync_bn.')
         if distiller.reads_input_gradients and 'train_step' in vars(runner.model):
             del runner.model.train_step  # the compiled step
-            runner.logger.warning('Ignoring compile: torch cannot differentiate compiled code twice, as heads that read '
-                                  'input gradients need.')
+            runner.logger.warning('Ignoring compile: heads that read input gradients differentiate twice, which torch '
+                                  'cannot do with compiled code.')
         teacher = distiller.prepare_teacher()
         if distiller.needs_teacher and self.validate_teacher and runner.val_loop is not None:
             self._teacher_metrics = self._validate(runner, teacher)

@@ -1,0 +1,159 @@
+import pytest
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.runner import Runner
+from zoo_table import CONFIGS
+
+from mmat.apis.config_errors import check_keys, check_settings, find_config_error
+from mmat.errors import ConfigError, MissingFileError
+from mmat.registry import DATASETS, MODELS
+
+RUN = dict(model=dict(type='Net'), train_cfg=dict(by_epoch=True, max_epochs=1),
+           train_dataloader=dict(dataset=dict(type='mmat.Digits'), sampler=dict(type='DefaultSampler')),
+           optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
+
+
+# Top-level keys
+
+@pytest.mark.parametrize('key, closest', [
+    ('optim_wraper', 'optim_wrapper'), ('train_cgf', 'train_cfg'), ('custom_hook', 'custom_hooks'),
+    ('param_sheduler', 'param_scheduler'), ('defualt_hooks', 'default_hooks'), ('load_form', 'load_from')])
+def test_a_misspelt_key_is_refused_with_the_closest(key, closest):
+    with pytest.raises(ConfigError) as error:
+        check_keys(Config({'model': dict(), key: dict(a=1)}))
+    assert repr(key) in str(error.value) and repr(closest) in str(error.value)
+
+
+def test_an_unused_key_is_refused_and_one_with_an_underscore_is_not():
+    with pytest.raises(ConfigError, match="'zebra'"):
+        check_keys(Config(dict(model=dict(), zebra=3)))
+    config = Config(dict(model=dict(), _zebra=3))
+    check_keys(config)
+    assert config._zebra == 3
+
+
+def test_variables_of_a_config_are_known_by_value_or_by_name_and_removed(tmp_path):
+    (tmp_path / 'base.py').write_text("root = 'data'\nsize = 32\npipeline = [dict(type='A')]\n"
+                                      "train_dataloader = dict(dataset=dict(root=f'{root}/train', size=size * 2))\n")
+    (tmp_path / 'leaf.py').write_text("_base_ = 'base.py'\n"
+                                      "val_dataloader = dict(dataset=dict(pipeline=[dict(type='A')]))\n")
+    config = Config.fromfile(tmp_path / 'leaf.py')
+    check_keys(config)
+    assert set(config) == {'train_dataloader', 'val_dataloader'}
+    assert config.train_dataloader.dataset == dict(root='data/train', size=64)
+
+
+def test_shipped_configs_pass():
+    for path in CONFIGS.values():
+        config = Config.fromfile(path)
+        check_keys(config)
+        check_settings(config, 'train')
+        check_settings(config, 'test')
+
+
+# Required settings
+
+@pytest.mark.parametrize('key', ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
+@pytest.mark.parametrize('value', ['missing', None, 3])
+def test_training_needs(key, value):
+    config = {name: setting for name, setting in RUN.items() if name != key}
+    check_settings(Config(RUN), 'train')
+    if value != 'missing':
+        config[key] = value
+    with pytest.raises(ConfigError, match=f"'{key}'"):
+        check_settings(Config(config), 'train')
+
+
+@pytest.mark.parametrize('changes, names', [
+    (dict(val_cfg=dict()), ['val_dataloader', 'val_evaluator']),
+    (dict(train_dataloader=dict(sampler=dict())), ['train_dataloader', 'dataset']),
+    (dict(train_dataloader=dict(dataset=dict(), smapler=dict())), ['sampler', 'smapler']),
+    (dict(optim_wrapper=dict(optimzer=dict())), ['optimizer', 'optimzer']),
+    (dict(optim_wrapper=dict(optimizer=dict(type='SDG'))), ['SDG', 'SGD']),
+    (dict(optim_wrapper=dict(optimizer=dict(lr=1))), ['optimizer', 'None']),
+    (dict(train_cfg=dict(max_epochs=3)), ['train_cfg', 'by_epoch', 'type']),
+    (dict(train_cfg=dict(type='EpochBasedTrainLoop', by_epoch=True)), ['train_cfg', 'by_epoch', 'type']),
+])
+def test_settings_that_do_not_fit_are_named(changes, names):
+    with pytest.raises(ConfigError) as error:
+        check_settings(Config({**RUN, **changes}), 'train')
+    assert [name for name in names if name not in str(error.value)] == []
+
+
+def test_testing_needs_its_own_settings():
+    with pytest.raises(ConfigError, match="'test_dataloader'"):
+        check_settings(Config(RUN), 'test')
+
+
+# Errors of mmengine's builders
+
+class OfOurs(nn.Module):
+    """A network with a bug."""
+
+    def __init__(self, width, depth=1):
+        super().__init__()
+        raise ValueError('a bug')
+
+
+class Registered(nn.Module):
+
+    def __init__(self, width, depth=1):
+        super().__init__()
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    before = dict(MODELS.module_dict)
+    MODELS.register_module(module=OfOurs)
+    MODELS.register_module(module=Registered)
+    yield
+    MODELS._module_dict = before
+
+
+def translated(build):
+    with pytest.raises(Exception) as raised:
+        build()
+    return find_config_error(raised.value)
+
+
+LOADER = dict(dataset=dict(type='mmat.Digits', split='test'), sampler=dict(type='DefaultSampler', shuffle=False))
+
+
+@pytest.mark.parametrize('build, names', [
+    (lambda: MODELS.build(dict(type='mmat.WideResnet')), ["'mmat.WideResnet'", "'mmat.WideResNet'"]),
+    (lambda: MODELS.build(dict(typ='mmat.WideResNet')), ['`type`', "'typ'"]),
+    (lambda: MODELS.build('mmat.WideResNet'), ['dict', "'mmat.WideResNet'"]),
+    (lambda: MODELS.build(dict(type=3)), ['`type`', '3']),
+    (lambda: MODELS.build(dict(type='mmat.Registered', widht=3)), ['Registered', "'widht'", "'width'"]),
+    (lambda: MODELS.build(dict(type='mmat.Registered', zzz=3)), ['Registered', "'zzz'", 'width, depth']),
+    (lambda: MODELS.build(dict(type='mmat.Registered')), ['Registered', "'width'"]),
+    (lambda: ROOT_HOOKS.build(dict(type='LoggerHook', intervall=3)), ['LoggerHook', "'intervall'", "'interval'"]),
+    (lambda: Runner.build_dataloader(dict(LOADER, batch_sze=3)), ['DataLoader', "'batch_sze'", "'batch_size'"]),
+    (lambda: Runner.build_dataloader(dict(LOADER, batch_size=0)), ['DataLoader', 'batch_size=0']),
+    # Constructors of libraries check their arguments.
+    (lambda: MODELS.build(dict(type='mmpretrain.ResNet', depth=17)), ['ResNet', '17']),
+])
+def test_a_mistake_in_a_config_is_named(build, names):
+    error = translated(build)
+    assert type(error) is ConfigError and '\n' not in str(error)
+    assert [name for name in names if name not in str(error)] == []
+
+
+def test_a_missing_folder_of_a_dataset():
+    dataset = dict(type='mmpretrain.ImageNet', data_root='data/nowhere', split='train', pipeline=[])
+    error = translated(lambda: DATASETS.build(dataset))
+    assert type(error) is MissingFileError
+    assert 'data/nowhere/train' in str(error) and 'dataset.data_root=PATH' in str(error)
+
+
+@pytest.mark.parametrize('build', [
+    lambda: MODELS.build(dict(type='mmat.OfOurs', width=3)),
+    lambda: MODELS.build(dict(type='mmat.Registered', width=3))(3),
+    lambda: {}['oops'],
+    lambda: nn.Linear(2, 3)(3),
+    lambda: int('x'),
+    lambda: open('/nowhere'),
+])
+def test_a_bug_is_no_mistake_of_the_config(build):
+    assert translated(build) is None
