@@ -1,4 +1,4 @@
-"""The CIFAR-100 pairs of RepDistiller's benchmark, against what its code does, written out here."""
+"""The CIFAR-100 pairs of RepDistiller's benchmark, against its code, written out here."""
 import functools
 import math
 import re
@@ -16,7 +16,7 @@ from mmat.models import build_network
 from mmat.models.taps import tap
 from mmat.registry import MODELS
 
-# Options of the backbone, channels before the classifier, and parameters of all.
+# Options of the backbone, channels before the classifier, and parameters of the network.
 NETWORKS = {
     'resnet20': (dict(depth=20, stem_channels=16, base_channels=16), 64, 278324),
     'resnet32': (dict(depth=32, stem_channels=16, base_channels=16), 64, 472756),
@@ -34,10 +34,10 @@ DEFAULTS = dict(stem_channels=16, base_channels=16)
 PAIRS = [('resnet20', 'resnet56'), ('resnet32', 'resnet110'), ('resnet8x4', 'resnet32x4'), ('vgg8', 'vgg13'),
          ('wrn16-2', 'wrn40-2'), ('wrn40-1', 'wrn40-2')]
 BACKBONES = dict(cifar_resnet='CIFARResNet', cifar_vgg='CIFARVGG', wide_resnet='WideResNet')
-# A pair of each family, and its teacher.
+# One pair of each family, and its teacher.
 ONE_EACH = dict(cifar_resnet='resnet20_{}-resnet56', cifar_vgg='vgg8_{}-vgg13', wide_resnet='wrn16-2_{}-wrn40-2')
 TEACHERS = dict(cifar_resnet='resnet56', cifar_vgg='vgg13', wide_resnet='wrn40-2')
-# What the benchmark compares, and its size on an image of 32 pixels.
+# The layers that the benchmark compares, and their sizes for an image of 32 pixels.
 LAYERS = dict(
     cifar_resnet={'backbone.layer1': 32, 'backbone.layer2': 16, 'backbone.layer3': 8},
     cifar_vgg={'backbone.block1': 16, 'backbone.block2': 8, 'backbone.block3': 4, 'backbone.block4': 4},
@@ -50,7 +50,7 @@ def family(network):
 
 
 def path_of(name):
-    """The config file of a network or of a pair, ``student_method-teacher``."""
+    """Return the config file of a network, or of a pair ``student_method-teacher``."""
     _, _, method = re.fullmatch(r'([^_]+)(_(at|kd)-.+)?', name).groups()
     return ROOT / 'configs' / (method or family(name)) / f'{name}_1xb64_cifar100.py'
 
@@ -72,11 +72,11 @@ def test_the_configs_are_these():
 # Networks
 
 @every_network
-def test_the_name_tells_the_network(name):
+def test_the_name_describes_the_network(name):
     options, channels, parameters = NETWORKS[name]
     config = config_of(name).model
     assert config.backbone.type == f'mmat.{BACKBONES[family(name)]}'
-    # Whatever is left out is the default, of which the tests of the backbones tell.
+    # Options that are left out are defaults, which the tests of the backbones check.
     assert {**DEFAULTS, **{key: value for key, value in config.backbone.items() if key in options}}.items() >= \
         options.items()
     model = build_network(config)
@@ -86,7 +86,7 @@ def test_the_name_tells_the_network(name):
 
 
 @pytest.mark.parametrize('name', ['resnet20', 'resnet8x4', 'vgg8', 'wrn16-2', 'wrn40-1'])
-def test_networks_begin_as_the_benchmarks(name):
+def test_networks_are_initialized_as_in_the_benchmark(name):
     torch.manual_seed(0)
     model = build_network(config_of(name).model)
     model.init_weights()
@@ -104,7 +104,7 @@ def test_networks_begin_as_the_benchmarks(name):
         assert abs(fc.weight.std().item() / 0.01 - 1) < 0.02 and fc.weight.abs().max() > 0.03
         assert not fc.bias.any()
     else:
-        # As torch makes a linear layer, uniform within 1 / sqrt(fan in); of a WRN the bias is 0.
+        # torch's default, uniform within 1 / sqrt(fan in). The bias of a WRN is 0.
         bound = 1 / math.sqrt(fc.in_features)
         assert 0.99 * bound < fc.weight.abs().max() <= bound
         assert abs(fc.weight.std().item() / bound - 1 / math.sqrt(3)) < 0.02
@@ -122,46 +122,46 @@ def test_the_recipe(name):
     for loader, split in (('train', 'train'), ('val', 'test'), ('test', 'test')):
         assert config[f'{loader}_dataloader'].dataset == dict(
             type='mmat.CIFAR100', data_root='data/cifar100', split=split)
-    # No Nesterov, no exception from the weight decay.
+    # No Nesterov; weight decay on all parameters.
     assert config.optim_wrapper == dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4))
     assert (config.train_cfg.by_epoch, config.train_cfg.val_interval) == (True, 1)
 
-    # The benchmark counts epochs from 1, and divides by ten for each of these that is behind.
+    # The benchmark counts epochs from 1 and divides by ten after each of these.
     expected = [0.05 * 0.1 ** sum(epoch > drop for drop in (150, 180, 210)) for epoch in range(1, 241)]
     assert learning_rates(config) == pytest.approx(expected, rel=1e-9)
 
 
 @every_network
-def test_images_are_alike_to_all(name):
+def test_all_networks_have_the_same_preprocessor(name):
     assert config_of(name).model.data_preprocessor == config_of('resnet20').model.data_preprocessor
 
 
-def test_images_are_cropped_from_black_flipped_and_normalised():
+def test_images_are_zero_padded_cropped_flipped_and_normalized():
     preprocessor = MODELS.build(config_of('resnet20').model.data_preprocessor)
     images = torch.randint(0, 256, (200, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
-    def normalised(image):
+    def normalize(image):
         return (image / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
 
-    # In tests images are whole.
+    # No cropping in testing.
     close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
-    close(preprocessor(dict(inputs=images))['inputs'], normalised(images))
+    close(preprocessor(dict(inputs=images))['inputs'], normalize(images))
     torch.manual_seed(0)
     tops, lefts, flips = preprocessor.draw(len(images))
     assert set(tops.tolist()) == set(lefts.tolist()) == set(range(9))
-    # Half of 200, within five deviations.
+    # Half of 200, within five standard deviations.
     assert 64 < flips.sum() < 136
     torch.manual_seed(0)
     augmented = preprocessor(dict(inputs=images), training=True)['inputs']
     for image, found, top, left, flip in zip(images, augmented, tops, lefts, flips):
         window = F.pad(image, (4, 4, 4, 4))[:, top:top + 32, left:left + 32]
-        close(found, normalised(window.flip(2) if flip else window))
+        close(found, normalize(window.flip(2) if flip else window))
 
 
 # Distillation
 
 @pytest.mark.parametrize('name', DISTILLATION)
-def test_a_distillation_config_is_its_students_and_at_most_15_lines(name):
+def test_a_distillation_config_extends_its_student_in_at_most_15_lines(name):
     student, method, teacher = re.fullmatch(r'(.+)_(at|kd)-(.+)', name).groups()
     assert len([line for line in path_of(name).read_text().splitlines() if line.strip()]) <= 15
     distillation, alone = config_of(name).to_dict(), config_of(student).to_dict()
@@ -180,7 +180,7 @@ def test_pairs_of_a_family_have_the_same_heads(name):
     assert config_of(name).model.at_heads == config_of(ONE_EACH[family(student)].format(method)).model.at_heads
 
 
-# Half the size: fewer sums for the same formula. VGG's last maps are 2x2 then.
+# Half the image size is faster; the last maps of VGG are 2x2 then.
 @pytest.mark.parametrize('of, size', [('cifar_resnet', 8), ('cifar_vgg', 16), ('wide_resnet', 8)])
 @pytest.mark.parametrize('method', ['at', 'kd'])
 def test_the_loss_is_the_benchmarks(of, size, method):
@@ -190,7 +190,7 @@ def test_the_loss_is_the_benchmarks(of, size, method):
     teacher.init_weights()
     distiller = MODELS.build({**config_of(name).model.to_dict(), 'teacher': teacher}).double()
     distiller.init_weights()
-    # As they begin, all classes are alike to the VGGs.
+    # The initial classifier of VGG predicts almost uniform probabilities.
     for network in (distiller.student, teacher):
         nn.init.normal_(network.head.fc.weight, std=0.1)
     labels = torch.tensor([3, 98])
@@ -216,14 +216,14 @@ def test_the_loss_is_the_benchmarks(of, size, method):
         for layer in layers:
             one, other = (F.normalize(each[layer].square().mean(1).flatten(1)) for each in (features, teacher_features))
             distance = (one - other).square().mean()
-            # Each layer has its say.
+            # Every layer contributes.
             assert 1000 * distance > 1e-3
             expected = expected + 1000 * distance
     assert total.item() == pytest.approx(expected.item(), rel=1e-7)
 
 
 @pytest.mark.parametrize('name', ['resnet8x4', 'resnet20', 'vgg8', 'vgg13', 'wrn16-2', 'wrn40-1'])
-def test_what_is_compared_has_the_benchmarks_size(name):
+def test_compared_layers_have_the_benchmarks_size(name):
     sizes = LAYERS[family(name)]
     model = build_network(config_of(name).model).eval()
     with torch.no_grad(), tap(model, list(sizes)) as taps:

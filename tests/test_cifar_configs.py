@@ -7,16 +7,16 @@ from mmengine.registry import MODELS
 from zoo_table import AT, CONFIGS, DISTILLATION, FAMILY, METHODS, config_of, parts
 
 PAIRS = [('nin-thin', 'nin-wide'), ('wrn16-1', 'wrn16-2'), ('wrn16-1', 'wrn40-1'), ('wrn16-2', 'wrn40-2')]
-# Those of the paper's tables, and what is built on them, but for the networks of "Learn to Pay Attention".
+# The configs of the paper's tables and those derived from them, without the networks of "Learn to Pay Attention".
 CIFAR = [name for name in CONFIGS if name.endswith('cifar10') and not name.startswith(('vgg', 'rn'))]
-# The maps of the neck of a network with learned attention.
+# The maps of an attention neck.
 MAPS = [f'neck.maps.{level}' for level in range(3)]
 
 
 def test_every_cell_of_the_papers_tables_has_a_config():
     table1 = {f'{student}_{method}-{teacher}': 'kd' if method == 'kd' else 'at'
               for student, teacher in PAIRS for method in ('at', 'factt', 'kd', 'at-kd')}
-    # F_sum^2 and all three groups are Table 1's.
+    # F_sum^2 and all three groups are in Table 1.
     table2 = [f'wrn16-1_at-{which}-wrn16-2' for which in ('fsum1', 'fsum4', 'fmax1', 'group0', 'group1', 'group2')]
     table3 = {f'nin-thin-nobn_{method}': 'kd' if method.startswith('kd') else 'at' for method in (
         'minl2', 'flipsym', 'gradat-nin-wide-nobn', 'kd-nin-wide-nobn', 'at-nin-wide-nobn')}
@@ -30,7 +30,7 @@ def test_every_cell_of_the_papers_tables_has_a_config():
 
 @pytest.mark.parametrize(
     'name', [name for name in CONFIGS if FAMILY[name] != 'ltpa' and name.startswith(('wrn', 'nin'))])
-def test_the_name_tells_what_is_in_it(name):
+def test_the_name_describes_the_config(name):
     student, method, _, gpus, batch, data = parts(name)
     config = config_of(name)
     assert (gpus, config.train_dataloader.batch_size) == (1, batch)
@@ -46,7 +46,7 @@ def test_the_name_tells_what_is_in_it(name):
             ((None, False) if nobn else ('BN', True))
 
 
-# The published recipe (CIFAR-10, the attention transfer authors' code)
+# The attention transfer authors' CIFAR-10 recipe
 
 @pytest.mark.parametrize('name', CIFAR)
 def test_cifar_configs_have_the_published_recipe(name):
@@ -58,7 +58,7 @@ def test_cifar_configs_have_the_published_recipe(name):
     assert loader.dataset == dict(type='mmat.CIFAR10', data_root='data/cifar10', split='train')
     assert config.val_dataloader.dataset == dict(type='mmat.CIFAR10', data_root='data/cifar10', split='test')
     assert config.test_dataloader == config.val_dataloader
-    # No Nesterov, no exception from the weight decay, BN included. Table 3: no decay, and a rate that does not diverge.
+    # No Nesterov; weight decay on all parameters, BN included. Table 3: no decay and a lower rate.
     table3 = 'nobn' in name
     rate, decay = (0.01, 0) if table3 else (0.1, 5e-4)
     assert config.optim_wrapper == dict(optimizer=dict(type='SGD', lr=rate, momentum=0.9, weight_decay=decay))
@@ -78,7 +78,7 @@ def test_cifar_configs_have_the_published_recipe(name):
         if isinstance(module, nn.BatchNorm2d):
             assert 0 <= module.weight.min() < module.weight.max() < 1 and not module.bias.any()
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            # Kaiming normal; 0.2 is over four standard errors for the smallest of them, 432 weights.
+            # Kaiming normal; for the smallest layer, of 432 weights, 0.2 is more than four standard errors.
             fan_in = module.weight[0].numel()
             assert module.weight.std().item() == pytest.approx((2 / fan_in)**0.5, rel=0.2)
             assert module.bias is None or not module.bias.any()

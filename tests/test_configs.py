@@ -1,4 +1,4 @@
-"""What holds for every config of the zoo."""
+"""Checks of every config of the zoo."""
 import mmpretrain
 import pytest
 import torch
@@ -21,8 +21,8 @@ import mmat
 from mmat import registry as mmat_registry
 from mmat.models import Distiller
 
-# One of every folder and method: what is built of a config depends on its scope by its types' prefixes alone, and
-# those are looked at in every config below.
+# One config of every folder and method. The scope matters only for types without a prefix, which every config is
+# checked for below.
 SOME = list({(FAMILY[name], parts(name)[1]): name for name in CONFIGS}.values())
 
 
@@ -67,7 +67,7 @@ def test_it_is_found_by_its_name(name):
 
 
 @every_config
-def test_types_of_ours_and_of_mmpretrain_have_their_prefix(name):
+def test_types_of_mmat_and_mmpretrain_have_a_prefix(name):
     need_prefix = {
         type_ for module in (mmat_registry, mmpretrain_registry) for node in vars(module).values()
         if isinstance(node, Registry) and node.scope != 'mmengine' for type_ in node.module_dict
@@ -89,7 +89,7 @@ def test_types_of_ours_and_of_mmpretrain_have_their_prefix(name):
 
 
 @every_config
-def test_the_rate_is_for_the_batch_of_its_name(name):
+def test_the_batch_size_is_the_one_in_the_name(name):
     _, _, _, gpus, batch, _ = parts(name)
     config = config_of(name)
     assert config.auto_scale_lr == dict(base_batch_size=gpus * batch)
@@ -99,13 +99,13 @@ def test_the_rate_is_for_the_batch_of_its_name(name):
 # Distillation
 
 @pytest.mark.parametrize('name', DISTILLATION)
-def test_a_distillation_config_is_its_students_and_at_most_15_lines(name):
+def test_a_distillation_config_extends_its_student_in_at_most_15_lines(name):
     lines = [line for line in CONFIGS[name].read_text().splitlines() if line.strip()]
     assert len(lines) <= 15
     distillation, student = (config_of(each).to_dict() for each in (name, student_name(name)))
     model = distillation.pop('model')
     assert model['student'] == student.pop('model')
-    # Heads that configs share stand beside the model too.
+    # Heads shared by several configs are also top-level variables.
     shared = {key: distillation.pop(key) for key in list(distillation) if key.endswith('_head')}
     assert all(head in model['at_heads'] for head in shared.values())
     assert distillation == student
@@ -114,14 +114,14 @@ def test_a_distillation_config_is_its_students_and_at_most_15_lines(name):
         check_teacher(parts(name)[2], parts(name)[5], **model['teacher'])
 
 
-def check_teacher(called, data, model, checkpoint=None):
+def check_teacher(teacher, data, model, checkpoint=None):
     if isinstance(model, dict):
-        # timm's, with timm's weights.
-        assert called == f'timm-{model["model_name"].split(".")[0]}' and model['pretrained'] is True
+        # timm's network and weights.
+        assert teacher == f'timm-{model["model_name"].split(".")[0]}' and model['pretrained'] is True
     elif model in CONFIGS:
-        assert parts(model)[0] == called and parts(model)[5] == data
-        # Trained by the user, where no other project has weights: ours may be of a shortened training.
+        assert parts(model)[0] == teacher and parts(model)[5] == data
+        # Trained by the user, unless another project publishes weights. This project's may come from a short training.
         assert checkpoint == (None if '://' in ENTRIES[model].get('Weights', '') else f'work_dirs/{model}')
     else:
-        assert model.startswith(f'{called}_') and checkpoint is None
+        assert model.startswith(f'{teacher}_') and checkpoint is None
         assert model in mmpretrain.list_models()

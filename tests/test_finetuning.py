@@ -14,14 +14,14 @@ from mmat.datasets import BatchedSamples
 from mmat.models import build_network
 from mmat.utils.checkpoint import load_state
 
-# Classes, and what the images are cut from.
+# Dataset -> number of classes.
 DATA = dict(cub=200, indoor67=67)
 ALONE = [f'resnet{depth}_1xb64_{data}' for depth in (18, 34) for data in DATA]
 TRANSFER = {f'resnet18_{method}-resnet34_1xb64_{data}': method for method in ('at', 'kd') for data in DATA}
 
 
 def random_resnet(depth, classes=1000):
-    """torchvision's ResNet with running statistics that are not those of a new one."""
+    """Return torchvision's ResNet with random BN parameters and running statistics."""
     network = getattr(torchvision.models, f'resnet{depth}')(num_classes=classes)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -32,13 +32,13 @@ def random_resnet(depth, classes=1000):
 
 
 def renamed(state):
-    """torchvision's names as mmpretrain's classifier has them."""
+    """Map torchvision's parameter names to those of mmpretrain's classifier."""
     return {f'head.{key}' if key.startswith('fc.') else f'backbone.{key}': value for key, value in state.items()}
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """An ImageNet checkpoint of ResNet-18, and by data one of ResNet-34."""
+    """Save an ImageNet checkpoint of ResNet-18, and one of ResNet-34 for each dataset."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp('weights')
     networks = {'18': random_resnet(18), **{data: random_resnet(34, classes) for data, classes in DATA.items()}}
@@ -48,7 +48,7 @@ def files(tmp_path_factory):
 
 
 def model_config(name, files):
-    """The config's model, ResNet-18's weights and the teacher's from here."""
+    """Return the config's model with the weights of student and teacher replaced by these files."""
     model = config_of(name).model
     if name not in ALONE[2:]:
         model.get('student', model).backbone.init_cfg.checkpoint = files['18']
@@ -57,7 +57,7 @@ def model_config(name, files):
     return model
 
 
-# What the configs say
+# The configs
 
 def test_every_cell_of_the_papers_table_has_a_config():
     assert {name: path.parent.name for name, path in CONFIGS.items() if name in ALONE or name in TRANSFER} == {
@@ -65,7 +65,7 @@ def test_every_cell_of_the_papers_table_has_a_config():
 
 
 @pytest.mark.parametrize('name', ALONE)
-def test_networks_are_from_imagenet_and_their_recipe(name):
+def test_networks_start_from_imagenet_with_the_recipe(name):
     config, depth, data = config_of(name), int(name[6:8]), name.split('_')[-1]
     file = {18: 'resnet18_8xb32_in1k_20210831-fbbb1da6.pth', 34: 'resnet34_8xb32_in1k_20210831-f257d4e6.pth'}[depth]
     assert config.model.backbone.depth == depth and config.model.head.num_classes == DATA[data]
@@ -76,17 +76,16 @@ def test_networks_are_from_imagenet_and_their_recipe(name):
     assert config.param_scheduler == dict(type='MultiStepLR', by_epoch=True, milestones=[30, 45], gamma=0.1)
     assert config.train_cfg == dict(by_epoch=True, max_epochs=60, val_interval=1)
     assert config.train_dataloader.batch_size == 64
-    # mmengine seeds each worker with the run's seed: only where they are new in every epoch, a resumed run draws what
-    # it would have drawn.
+    # Workers are seeded with the seed of the run: a resumed run draws the same crops only if they restart every epoch.
     assert not config.train_dataloader.get('persistent_workers')
     for which, split in (('train', 'train'), ('val', 'test'), ('test', 'test')):
         dataset = config[f'{which}_dataloader'].dataset
-        # Whole datasets only.
+        # complete=False would allow a subset.
         assert dataset.split == split and 'complete' not in dataset
 
 
 @pytest.mark.parametrize('name', TRANSFER)
-def test_transfer_is_the_students_config_and_the_heads(name):
+def test_transfer_configs_are_the_students_config_and_a_head(name):
     config, data = config_of(name), name.split('_')[-1]
     student = config_of(f'resnet18_1xb64_{data}')
     heads = dict(at=dict(type='mmat.ActivationATHead', pairs=[(2, 2), (3, 3)], weight=1000),
@@ -99,10 +98,10 @@ def test_transfer_is_the_students_config_and_the_heads(name):
     assert len(CONFIGS[name].read_text().splitlines()) <= 15
 
 
-# What a step does
+# A training step
 
 def forward(network, images):
-    """Outputs of the four groups, and logits, of a ResNet whose batch normalisation is fixed."""
+    """Return the outputs of the four groups, and the logits, of a ResNet with fixed BN."""
     network.eval()
     x = network.maxpool(F.relu(network.bn1(network.conv1(images))))
     groups = []
@@ -168,21 +167,21 @@ def test_steps_equal_plain_pytorch(name, files):
             for (key, parameter), gradient in zip(trained.items(), gradients):
                 momentum[key] = 0.9 * momentum[key] + gradient + 1e-4 * parameter
                 parameter -= 0.01 * momentum[key]
-        # As a training loop after its validation.
+        # As the training loop does around validation.
         model.eval()
         model.train()
     end = model.state_dict()
     for key, value in renamed(student.state_dict()).items():
         assert torch.allclose(end[key].double(), value.double(), rtol=1e-7, atol=1e-9), key
     assert all(torch.equal(end[f'backbone.{key}'], begin[f'backbone.{key}']) for key in frozen)
-    # What is saved is a ResNet-18 and nothing more.
+    # The checkpoint is a plain ResNet-18.
     load_state(build_network(config_of(f'resnet18_1xb64_{data}').model), end, 'the student')
 
 
 @pytest.mark.parametrize('name', [
     'resnet34_1xb64_cub', 'resnet18_at-resnet34_1xb64_cub', 'resnet18_kd-resnet34_1xb64_indoor67'])
-def test_every_parameter_that_is_not_frozen_gets_a_gradient(name, files):
-    """Else several processes would wait for it."""
+def test_every_trainable_parameter_gets_a_gradient(name, files):
+    """Otherwise distributed training would wait for it."""
     model = MODELS.build(model_config(name, files)).train()
     inputs, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 66])
     model.parse_losses(model(inputs, BatchedSamples(labels, range(2)), mode='loss'))[0].backward()
@@ -192,11 +191,11 @@ def test_every_parameter_that_is_not_frozen_gets_a_gradient(name, files):
         assert (parameter.grad is None) == (not parameter.requires_grad) == fixed, key
 
 
-# What the networks see
+# Images
 
 @pytest.fixture
 def folders(tmp_path):
-    """Both layouts with one image: 250 x 120 pixels, red its column, green its row, of which a box of 200 x 100."""
+    """Write both layouts with one image of 250 x 120: red is the column, green the row, with a box of 200 x 100."""
     columns, rows = np.meshgrid(np.arange(250), np.arange(120))
     picture = np.stack([columns, rows, np.full_like(rows, 77)], axis=-1).astype(np.uint8)
     x, y, width, height = 30, 10, 200, 100
@@ -212,8 +211,8 @@ def folders(tmp_path):
     return tmp_path
 
 
-def seen(name, folders, which, count=1):
-    """What a network sees of that image, as values of its pixels again, (count, 3, 224, 224), RGB; and its label."""
+def network_inputs(name, folders, which, count=1):
+    """Return the network's inputs for that image, denormalized, (count, 3, 224, 224) in RGB, and the labels."""
     config, data = config_of(name), name.split('_')[-1]
     dataset = config[f'{which}_dataloader'].dataset
     if data == 'cub':
@@ -228,10 +227,10 @@ def seen(name, folders, which, count=1):
 
 @pytest.mark.parametrize('which', ['val', 'test'])
 @pytest.mark.parametrize('name, label', [('resnet18_1xb64_cub', 16), ('resnet18_1xb64_indoor67', 44)])
-def test_tests_see_the_middle(folders, name, label, which):
-    (image, ), labels = seen(name, folders, which)
+def test_testing_uses_the_center_crop(folders, name, label, which):
+    (image, ), labels = network_inputs(name, folders, which)
     assert labels == [label] and image.shape == (3, 224, 224)
-    # 200 x 100 become 512 x 256, of which 144 columns and 16 rows are cut on each side.
+    # 200 x 100 is resized to 512 x 256, and 144 columns and 16 rows are cropped on each side.
     pixels = (torch.arange(224) + 0.5) * 100 / 256 - 0.5
     assert torch.allclose(image[0], (30 + 144 * 100 / 256 + pixels).expand(224, 224), atol=1.01)
     assert torch.allclose(image[1], (10 + 16 * 100 / 256 + pixels)[:, None].expand(224, 224), atol=1.01)
@@ -239,12 +238,12 @@ def test_tests_see_the_middle(folders, name, label, which):
 
 
 @pytest.mark.parametrize('name', ['resnet18_1xb64_cub', 'resnet18_1xb64_indoor67'])
-def test_training_sees_a_part_at_random_and_its_mirror_image(folders, name):
+def test_training_uses_random_crops_and_flips(folders, name):
     np.random.seed(0)
-    images, _ = seen(name, folders, 'train', count=40)
+    images, _ = network_inputs(name, folders, 'train', count=40)
     assert images.shape == (40, 3, 224, 224)
     steps = (images[:, 0, 0, -1] - images[:, 0, 0, 0]) / 223
-    # The same scale as above, never beyond the box.
+    # The same scale as above, and never outside the box.
     assert torch.allclose(steps.abs(), torch.tensor(100 / 256), atol=0.01)
     assert 8 < (steps < 0).sum() < 32
     left, top = images[:, 0].amin((1, 2)), images[:, 1].amin((1, 2))

@@ -1,4 +1,4 @@
-"""ImageNet: mmpretrain's published networks, and attention transfer between them."""
+"""ImageNet: mmpretrain's networks, and attention transfer between them."""
 import mmpretrain
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from zoo_table import AT, CONFIGS, ENTRIES, cheaply, config_of, learning_rates, 
 
 from mmat.models import ActivationATHead, build_network
 
-# Multiply-accumulates at 224 x 224 and parameters, from the reference, where what BN normalises counts twice.
+# Multiply-accumulates at 224 x 224 and parameters of the reference, which counts the inputs of BN twice.
 EXACT = {
     'vgg11': (7_609_090_048, 132_863_336), 'vgg11bn': (7_623_942_144, 132_868_840),
     'vgg13': (11_308_466_176, 133_047_848), 'vgg13bn': (11_332_952_064, 133_053_736),
@@ -19,7 +19,7 @@ EXACT = {
 }
 ALONE = [f'{name}_8xb32_in1k' for name in (*EXACT, 'resnet18', 'resnet34', 'wide-resnet50-2', 'mobilenet-v2')]
 ALONE += ['shufflenet-v2-1x_16xb64_in1k']
-# Student, teacher and the layers that are compared.
+# Config -> pairs of student and teacher layers.
 FOUR, FIVE = [(i, i) for i in range(4)], [(i, i) for i in range(5)]
 TRANSFER = {
     'resnet18_at-resnet34_8xb32_in1k': FOUR,
@@ -28,7 +28,7 @@ TRANSFER = {
     'vgg13bn_at-vgg19bn_8xb32_in1k': FIVE,
     'vgg11_at-vgg19_8xb32_in1k': FIVE,
     'mobilenet-v2_at-vit-base-p16_8xb32_in1k': [(4, 7), (6, 11)],
-    'shufflenet-v2-1x_at-timm-resnet50_16xb64_in1k': [(0, 2), (1, 3), (2, 4)],
+    'shufflenet-v2-1x_at-timm-resnet50_16xb64_in1k': [(0, 1), (1, 2), (2, 3)],
 }
 
 
@@ -66,10 +66,10 @@ def test_networks_are_mmpretrains(name):
     if name.startswith('wide'):
         assert 'Weights' not in entry and 'Results' not in entry
         return
-    # What is published with them is mmpretrain's word for word.
+    # Weights and accuracy are mmpretrain's.
     assert entry['Weights'] == hub.weights
     assert entry['Results'][0]['Metrics'] == hub.results[0].metrics
-    # And so is the recipe.
+    # The recipe too.
     config = config_of(name)
     for key in ('optim_wrapper', 'train_cfg', 'param_scheduler', 'auto_scale_lr'):
         assert plain(config[key]) == plain(hub.config[key]), key
@@ -89,7 +89,7 @@ def _statistics(config):
 
 
 @pytest.mark.parametrize('name', ['resnet18_8xb32_in1k', 'vgg11_8xb32_in1k'])
-def test_pictures_become_what_the_networks_were_trained_on(name):
+def test_images_are_preprocessed_as_in_mmpretrain(name):
     config = config_of(name)
     picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     for loader, split in (('train', 'train'), ('val', 'val'), ('test', 'val')):
@@ -99,14 +99,14 @@ def test_pictures_become_what_the_networks_were_trained_on(name):
         for step in dataset.pipeline[1:]:
             results = TRANSFORMS.build(step)(results)
         assert results['inputs'].shape == (3, 224, 224)
-    # The middle of a picture whose shorter side is 256.
+    # The center crop of an image with a shorter side of 256.
     from PIL import Image
     resized = np.asarray(Image.fromarray(picture).resize((341, 256), Image.BILINEAR))
     top, left = (256 - 224) // 2, round((341 - 224) / 2)
     assert np.array_equal(results['inputs'].permute(1, 2, 0).numpy(), resized[top:top + 224, left:left + 224])
 
 
-def test_the_authors_recipe():
+def test_the_recipe():
     config = config_of('resnet18_at-resnet34_8xb32_in1k')
     assert config.optim_wrapper == dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
     assert learning_rates(config) == pytest.approx([0.1] * 30 + [0.01] * 30 + [1e-3] * 30 + [1e-4] * 10)
@@ -116,7 +116,7 @@ def test_the_authors_recipe():
 def test_the_layers_that_are_compared(name):
     config = config_of(name)
     assert config.to_dict()['model']['at_heads'] == [{**AT, 'pairs': TRANSFER[name]}]
-    # Of both networks, and in pairs that have a map of the same size or a multiple of it.
+    # Both networks have these layers, and the student's maps are as large as the teacher's or half as large.
     teacher = config.model.teacher.model
     if not isinstance(teacher, str):
         teacher.pretrained = False
@@ -128,7 +128,7 @@ def test_the_layers_that_are_compared(name):
     head = ActivationATHead(**{key: value for key, value in config.model.at_heads[0].items() if key != 'type'})
     head.resolve_student(networks[0])
     head.resolve_teacher(networks[1])
-    sizes = [_sizes(network, layers) for network, layers in zip(networks, (head.student_layers, head.teacher_layers))]
+    sizes = [_sizes(network, layers) for network, layers in zip(networks, (head.student_paths, head.teacher_paths))]
     for student, teacher in zip(*sizes):
         assert student[0] in (teacher[0], teacher[0] // 2), sizes
     smallest = 7
@@ -143,7 +143,7 @@ def _sizes(network, layers):
     return [tuple(taps[layer].shape[-2:]) for layer in layers]
 
 
-def test_the_teachers_weights_come_with_their_names():
+def test_teachers_have_published_weights():
     from mmat.models.distillers import Teacher
     for name in TRANSFER:
         teacher = Teacher(**config_of(name).model.teacher)

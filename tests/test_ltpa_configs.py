@@ -4,7 +4,7 @@ import pytest
 from mmengine.registry import MODELS, TRANSFORMS
 from zoo_table import CONFIGS, DATA, FAMILY, config_of, learning_rates, parts, plain
 
-# Learn to pay attention: levels whose local features are attended, and their widths.
+# Levels with attention, and the widths of the local features.
 LEVELS = {'att': (2, ), 'att2': (1, 2), 'att3': (0, 1, 2)}
 VGG_WIDTHS = (256, 512, 512)
 LTPA = [(att, head, compatibility) for att in LEVELS for head in (('', ) if att == 'att' else ('concat', 'indep'))
@@ -24,7 +24,7 @@ def test_every_network_of_learn_to_pay_attention_has_a_config():
 
 
 def ltpa_model(student, classes):
-    """The model of a network of "Learn to Pay Attention", by the rule of its name."""
+    """Return the model config that a network's name stands for."""
     resnet = student.startswith('rn164')
     words = student.replace('vgg-reimpl', 'reimpl').split('-')
     levels = next((LEVELS[word] for word in words if word in LEVELS), ())
@@ -58,14 +58,14 @@ def ltpa_model(student, classes):
 
 
 @pytest.mark.parametrize('name', LTPA_CONFIGS)
-def test_the_name_of_a_network_with_learned_attention_tells_its_model(name):
+def test_the_name_describes_the_model(name):
     student, *_, gpus, batch, data = parts(name)
     config = config_of(name).to_dict()
     model = config['model']
     del model['data_preprocessor']
     for module in ('backbone', 'neck', 'head'):
         init_cfg = model.get(module, {}).pop('init_cfg', None)
-        # The re-implementation's classifier and the authors' neck; others have theirs by default.
+        # Only the re-implementation's classifier and the authors' neck differ from the defaults.
         if module == 'head' and 'reimpl' in name:
             assert init_cfg == dict(type='Xavier', layer='Linear', gain=2**0.5, distribution='uniform')
         elif module == 'neck' and module in model and 'reimpl' not in name and not name.endswith('cub'):
@@ -91,7 +91,7 @@ def test_learn_to_pay_attention_configs_have_the_recipe_of_their_source(name):
         recipe = ({**optimizer, 'nesterov': True}, drops, 200, 1)
         padding, mode, drop_last = 4, 'reflect', True
     elif 'reimpl' in name:
-        # An epoch of theirs is three passes over the data, and so three of ours.
+        # One epoch of the re-implementation is three passes over the data, so three epochs here.
         recipe = (optimizer, dict(type='StepLR', step_size=75, gamma=0.5), 900, 3)
         padding, mode, drop_last = 4, 'constant', False
     else:
