@@ -1,5 +1,6 @@
 import copy
 import random
+import re
 import weakref
 
 import numpy as np
@@ -198,8 +199,9 @@ def test_the_teacher_is_validated_once_and_the_other_logs_name_its_seed(models, 
     settings['log_level'] = 'INFO'
     model = with_seed(models['at']())
     runners = train_together(SEEDS, lambda seed: make_runner(model, f'seed{seed}', seed=seed, **settings))
-    accuracies, references = ({seed: [message for _, message in runner.log if 'eacher' in message and part in message]
-                               for seed, runner in runners.items()} for part in ('accuracy/top1', 'seed 3'))
+    accuracies, references = ({seed: [message for _, message in runner.log if re.search(pattern, message)]
+                               for seed, runner in runners.items()}
+                              for pattern in (r'Teacher.*accuracy/top1.* s\)', 'teacher.*seed 3'))
     assert [len(accuracies[seed]) for seed in SEEDS] == [1, 0]
     assert [len(references[seed]) for seed in SEEDS] == [0, 1]
     assert {runner.logger.name for runner in runners.values()} == {f'mmengine.seed{seed}' for seed in SEEDS}
