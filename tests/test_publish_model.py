@@ -11,6 +11,7 @@ from mmengine.config import Config
 from tool_runner import fails, run_tool
 
 import mmat
+from mmat.errors import FileError
 from mmat.models import build_network
 from mmat.tooling.publish import publish_checkpoint
 
@@ -19,7 +20,7 @@ TOOL = 'model_converters/publish_model.py'
 
 @pytest.fixture(scope='module')
 def config_file(tmp_path_factory, network_config, distiller_config):
-    """Makes config files: of the student, of its teacher, of the distillation."""
+    """Return a function that writes the config file of the student, its teacher or the distillation."""
     folder = tmp_path_factory.mktemp('configs')
     models = dict(student=network_config(), teacher=network_config(2), distillation=distiller_config())
 
@@ -33,14 +34,14 @@ def config_file(tmp_path_factory, network_config, distiller_config):
 
 @pytest.fixture
 def trained(make_runner, distiller_config):
-    """The work directory of a distillation run with averaged weights, and a head with weights of its own."""
+    """The work directory of a distillation run with averaged weights and a transfer head that has weights."""
     head = dict(type='mmat.FullActivationHead', weight=1.)
     runner = make_runner(distiller_config(head), custom_hooks=[dict(type='EMAHook', momentum=0.5)])
     runner.train()
     return Path(runner.work_dir)
 
 
-def test_the_student_alone_is_published(trained, config_file, tmp_path, monkeypatch):
+def test_only_the_student_is_published(trained, config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output = run_tool(TOOL, trained, 'out/net.pth', '--config', config_file('distillation'))
     assert not code
@@ -59,7 +60,7 @@ def test_the_student_alone_is_published(trained, config_file, tmp_path, monkeypa
     meta = content['meta']
     assert (meta['epoch'], meta['iter'], meta['seed'], meta['mmat_version']) == (2, 4, 0, mmat.__version__)
     assert meta['dataset_meta']['classes'] == tuple('0123456789')
-    # Nothing of where it was trained.
+    # Nothing about the training machine.
     assert 'home' not in meta['cfg'] and 'teacher' not in meta['cfg'] and 'time' not in meta
 
     images = torch.rand(2, 3, 8, 8)
@@ -71,7 +72,7 @@ def test_the_student_alone_is_published(trained, config_file, tmp_path, monkeypa
             assert torch.equal(mmat.get_model(config, pretrained=str(path))(images), expected)
 
 
-def test_the_same_weights_are_the_same_bytes_and_nothing_is_overwritten(trained, tmp_path):
+def test_equal_weights_give_equal_bytes_and_no_file_is_overwritten(trained, tmp_path):
     day = datetime.date(2026, 1, 2)
     first = publish_checkpoint(trained, tmp_path / 'a.pth', date=day)
     second = publish_checkpoint(str(trained / 'epoch_2.pth'), tmp_path / 'b', date=day)
@@ -80,12 +81,12 @@ def test_the_same_weights_are_the_same_bytes_and_nothing_is_overwritten(trained,
     before = first.stat().st_mtime_ns
     assert publish_checkpoint(trained, tmp_path / 'a.pth', date=day) == first and first.stat().st_mtime_ns == before
     first.write_bytes(b'other')
-    with pytest.raises(FileExistsError, match='is there already'):
+    with pytest.raises(FileError, match=first.name):
         publish_checkpoint(trained, tmp_path / 'a.pth', date=day)
     assert first.read_bytes() == b'other' and not list(tmp_path.glob('.*'))
 
 
-def test_averaged_weights_are_published_or_the_trained_ones(trained, tmp_path):
+def test_averaged_or_trained_weights_are_published(trained, tmp_path):
     source = torch.load(trained / 'epoch_2.pth')
     averaged, plain = (torch.load(publish_checkpoint(trained, tmp_path / 'x', ema=ema))['state_dict']
                        for ema in (True, False))
@@ -97,9 +98,10 @@ def test_averaged_weights_are_published_or_the_trained_ones(trained, tmp_path):
         assert torch.equal(plain[key], source['ema_state_dict'][f'module.{key}'])
 
 
-def test_weights_without_averages_have_no_other_ones(tmp_path):
+def test_no_ema_needs_averaged_weights(tmp_path):
     torch.save(dict(state_dict=dict(a=torch.ones(2))), tmp_path / 'x.pth')
-    assert 'not of a run with averaged weights' in fails(TOOL, tmp_path / 'x.pth', tmp_path / 'y', '--no-ema')
+    message = fails(TOOL, tmp_path / 'x.pth', tmp_path / 'y', '--no-ema')
+    assert str(tmp_path / 'x.pth') in message and '--no-ema' in message
 
 
 def test_half_precision_rounds_and_loads(config_file, tmp_path):
@@ -115,9 +117,10 @@ def test_half_precision_rounds_and_loads(config_file, tmp_path):
         assert torch.allclose(loaded[key], value, rtol=2**-11, atol=2**-24), key
 
 
-def test_what_half_precision_cannot_hold_is_refused(tmp_path):
+def test_values_outside_the_range_of_float16_are_refused(tmp_path):
     torch.save(dict(state_dict={'bn.running_var': torch.tensor([1., 70000.])}), tmp_path / 'x.pth')
-    assert 'bn.running_var has values up to 70000' in fails(TOOL, tmp_path / 'x.pth', tmp_path / 'y', '--half')
+    message = fails(TOOL, tmp_path / 'x.pth', tmp_path / 'y', '--half')
+    assert all(part in message for part in ('bn.running_var', '70000', '--half'))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -130,10 +133,10 @@ def test_views_and_strides_are_not_published(tmp_path):
 
 
 @pytest.mark.parametrize('words, message', [
-    (['x.pth', 'y', '--config', 'TEACHER'], r"'x.pth' does not fit ImageClassifier"),
-    (['absent.pth', 'y'], "no checkpoint at 'absent.pth'"),
-    (['x.pth', 'y', '--config', 'wrn16-1_digits'], 'the closest names are'),
-    (['empty.pth', 'y'], "'empty.pth' holds no state_dict"),
+    (['x.pth', 'y', '--config', 'TEACHER'], r"'x\.pth'.* ImageClassifier"),
+    (['absent.pth', 'y'], r"'absent\.pth'"),
+    (['x.pth', 'y', '--config', 'wrn16-1_digits'], "'wrn16-1_digits'.*'wrn16-1_.*_digits'"),
+    (['empty.pth', 'y'], r"'empty\.pth'.* state_dict"),
 ])
 def test_a_mistake_is_one_line_and_no_file(words, message, config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from tool_runner import fails, run_tool
 
 from mmat.datasets import Digits
+from mmat.errors import ConfigError, DataError
 from mmat.models import build_network
 from mmat.tooling.complexity import image_size, measure_complexity
 from mmat.tooling.logs import label_runs, read_log
@@ -30,7 +31,7 @@ SHORT = ['--cfg-options', 'test_dataloader.dataset.indices=60']
 # get_flops.py
 
 def numbers(line):
-    """Parameters and operations, which end a line."""
+    """Return parameters and operations, the last two words of a line."""
     return [int(word.replace(',', '')) for word in line.split()[-2:]]
 
 
@@ -38,7 +39,7 @@ def numbers(line):
     'wrn16-1_1xb128_cifar10', 'wrn16-1_at-wrn16-2_1xb10_digits', 'wrn16-1-att3-concat-pc_1xb32_digits',
     'nin-thin_1xb128_cifar10', 'rn164-att2-indep-pc_1xb64_cifar100', 'vgg-att2-concat-pc_1xb128_cub'
 ])
-def test_flops_are_those_of_the_metafile(name):
+def test_flops_match_the_metafile(name):
     code, output = run_tool('analysis_tools/get_flops.py', name)
     assert not code
     total, = (line for line in output.splitlines() if line.startswith('total'))
@@ -46,20 +47,20 @@ def test_flops_are_those_of_the_metafile(name):
     assert numbers(total) == [metadata['Parameters'], metadata['FLOPs']]
 
 
-def test_flops_tell_the_teacher_and_the_ratio():
+def test_flops_of_the_teacher_and_the_ratio():
     code, output = run_tool('analysis_tools/get_flops.py', DISTILLATION, '--depth', '0', '--shape', '32', '16')
     assert not code and '32 x 16 pixels' in output
     total, teacher, ratio = output.splitlines()[-3:]
     student, teacher = numbers(total), numbers(teacher)
     assert teacher[0] == zoo_index()[TEACHER]['Metadata']['Parameters']
-    # Convolutions cost in proportion to the pixels, 512 where the metafile has 256; the last layer does not.
+    # The cost of convolutions is proportional to the pixels, 512 here and 256 in the metafile; the last layer's is not.
     for found, name, width in ((student, STUDENT, 64), (teacher, TEACHER, 128)):
         assert found[1] == 2 * (zoo_index()[name]['Metadata']['FLOPs'] - 10 * width) + 10 * width
     assert f'{student[0] / teacher[0]:.1%}' in ratio and f'{student[1] / teacher[1]:.1%}' in ratio
 
 
 class Attentive(nn.Module):
-    """Operations that can be counted by hand: on H x W pixels, 3 * 4 * 9 HW + 2 * 4 (HW)^2 + 4 * 2."""
+    """A network with 3 * 4 * 9 HW + 2 * 4 (HW)^2 + 4 * 2 operations for H x W pixels."""
 
     def __init__(self):
         super().__init__()
@@ -95,19 +96,19 @@ def test_image_size(pipeline, expected):
     if expected:
         assert image_size(config) == expected
     else:
-        with pytest.raises(ValueError, match='--shape'):
+        with pytest.raises(ConfigError, match='--shape'):
             image_size(config)
 
 
-def test_a_size_that_the_network_does_not_take_is_told():
+def test_the_error_names_an_unsupported_size():
     message = fails('analysis_tools/get_flops.py', 'vgg-reimpl_1xb128_cifar10', '--shape', '7', '7')
-    assert 'does not run on an image of 7 x 7 pixels' in message
+    assert 'ImageClassifier' in message and '7 x 7 pixels' in message
 
 
 # analyze_logs.py
 
 def write_log(path, train, val=(), tail='', by_epoch=True):
-    """A scalars.json: train lines (epoch, step, loss), and after each epoch's the accuracy of `val`."""
+    """Write a scalars.json with train lines (epoch, step, loss), and the accuracy in `val` after each epoch."""
     val, lines = dict(val), []
     for index, (epoch, step, loss) in enumerate(train):
         line = dict(lr=0.1, loss=loss, time=loss / 10, iter=step, step=step)
@@ -120,7 +121,7 @@ def write_log(path, train, val=(), tail='', by_epoch=True):
 
 @pytest.fixture
 def resumed(tmp_path):
-    """Three steps an epoch, every second and the last logged; killed after epoch 3, gone on from the end of epoch 2."""
+    """Three steps per epoch, the second and last logged; killed after epoch 3, resumed from the end of epoch 2."""
     work_dir = tmp_path / 'run'
     write_log(work_dir / '20260101_000000' / 'vis_data' / 'scalars.json', [(1, 1, 9.)])
     write_log(work_dir / '20260101_000001' / 'vis_data' / 'scalars.json',
@@ -138,7 +139,7 @@ def test_the_logs_of_a_resumed_run_are_joined(resumed):
     assert places == pytest.approx(np.array([2, 3, 5, 6, 8, 9]) / 3)
     places, accuracies = log.curve('accuracy/top1')
     assert places.tolist() == [1, 2, 3] and accuracies.tolist() == [50, 60, 70]
-    # Of training, not of validation.
+    # From training lines, not validations.
     assert log.curve('time')[1] == pytest.approx([.8, .7, .6, .5, .4, .3])
 
 
@@ -183,35 +184,36 @@ def test_figures_are_written_in_their_format(suffix, start, resumed, tmp_path):
 
 
 @pytest.mark.parametrize('words, mean, slowest, fastest', [
-    # The first line of an epoch left out where it has another: epochs of 0.7, 0.5, 0.3 s.
+    # Without the first line of each epoch: epochs of 0.7, 0.5, 0.3 s.
     ([], 0.5, (1, 0.7), (3, 0.3)),
     (['--include-outliers'], 0.55, (1, 0.75), (3, 0.35)),
 ])
 def test_train_times(words, mean, slowest, fastest, resumed):
     code, output = run_tool('analysis_tools/analyze_logs.py', 'cal_train_time', resumed, *words)
     assert not code
-    assert f'run: {mean:.4f} s an iteration' in output
+    assert f'run: {mean:.4f} s' in output
     assert f'slowest epoch {slowest[0]}: {slowest[1]:.4f} s' in output
     assert f'fastest epoch {fastest[0]}: {fastest[1]:.4f} s' in output
-    assert f'over 3 epochs: {np.std([0.7, 0.5, 0.3]):.4f} s' in output
+    assert f'3 epochs: {np.std([0.7, 0.5, 0.3]):.4f} s' in output
 
 
-@pytest.mark.parametrize('words, message', [
-    (['run', '--keys', 'accuracy/top_1', '--out', 'x.png'],
-     "run logs no 'accuracy/top_1'; the closest are accuracy/top1"),
-    (['run', '--keys', 'zzz', '--out', 'x.png'], "run logs no 'zzz'; it logs accuracy/top1, loss, lr, time"),
-    (['rum', '--out', 'x.png'], "no log at 'rum'"),
-    (['.', '--out', 'x.png'], "the folder '.' holds no"),
-    (['other.json', '--out', 'x.png'], "'other.json' is no log of scalars: line 1"),
-    (['run', '--out', 'x.jpg'], "--out must end in .png, .pdf or .svg, got 'x.jpg'"),
-    (['run', '--legend', 'a', 'b', '--out', 'x.png'], 'must name each of the 1 runs, got 2'),
-    (['run', 'iterations', '--out', 'x.png'], 'some of these runs count epochs'),
+@pytest.mark.parametrize('words, parts', [
+    (['run', '--keys', 'accuracy/top_1', '--out', 'x.png'], (' run ', "'accuracy/top_1'", "'accuracy/top1'")),
+    (['run', '--keys', 'zzz', '--out', 'x.png'], (' run ', "'zzz'", 'accuracy/top1, loss, lr, time')),
+    (['rum', '--out', 'x.png'], ("'rum'", 'scalars.json')),
+    (['.', '--out', 'x.png'], ("'.'", 'scalars.json')),
+    (['other.json', '--out', 'x.png'], ("'other.json'", 'line 1 ', "'[1]'")),
+    (['run', '--out', 'x.jpg'], ('--out', '.png, .pdf or .svg', "'x.jpg'")),
+    (['run', '--legend', 'a', 'b', '--out', 'x.png'], ('--legend', '2 names', '1 runs')),
+    (['run', 'iterations', '--out', 'x.png'], ('epochs', 'iterations')),
 ])
-def test_a_mistake_with_logs_is_one_line(words, message, resumed, tmp_path, monkeypatch):
+def test_a_mistake_with_logs_is_one_line(words, parts, resumed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('other.json').write_text('[1]\n')
     write_log(Path('iterations/20260101_000000/vis_data/scalars.json'), [(0, 10, 5.)], by_epoch=False)
-    assert message in fails('analysis_tools/analyze_logs.py', 'plot_curve', *words)
+    message = fails('analysis_tools/analyze_logs.py', 'plot_curve', *words)
+    for part in parts:
+        assert part in message
     assert not Path('x.png').exists()
 
 
@@ -229,7 +231,7 @@ def network_file(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def scores(network_file):
-    """Probabilities of 60 digits, by hand."""
+    """Probabilities of 60 digits, computed without mmat's tools."""
     network = build_network(STUDENT).eval()
     network.load_state_dict(torch.load(network_file)['state_dict'])
     with torch.no_grad():
@@ -238,7 +240,7 @@ def scores(network_file):
 
 @pytest.fixture(scope='module')
 def predictions_file(network_file, tmp_path_factory):
-    """As tools/test.py writes them."""
+    """Predictions from tools/test.py."""
     folder = tmp_path_factory.mktemp('predictions')
     code, _ = run_tool('test.py', STUDENT, network_file, '--out', folder / 'p.pkl', '--fp32', '--work-dir', folder,
                        *SHORT, 'log_level=ERROR')
@@ -263,7 +265,7 @@ class Evil:
 
 
 class NestedEvil(Evil):
-    """Inside the bytes of a tensor, which torch's own pickles read with pickle again."""
+    """Nested in the bytes of a tensor, which torch reads with a second unpickler."""
 
     def __reduce__(self):
         buffer = io.BytesIO()
@@ -274,37 +276,38 @@ class NestedEvil(Evil):
 @pytest.mark.parametrize('kind', [Evil, NestedEvil])
 def test_predictions_execute_nothing(kind, tmp_path):
     (tmp_path / 'p.pkl').write_bytes(pickle.dumps([dict(pred_label=kind(tmp_path / 'ran'))]))
-    with pytest.raises(ValueError, match='cannot be read as predictions'):
+    with pytest.raises(DataError, match=r'/p\.pkl'):
         read_predictions(tmp_path / 'p.pkl')
     assert not (tmp_path / 'ran').exists()
 
 
-@pytest.mark.parametrize('content, message', [
-    (b'', 'truncated or something else'),
-    (pickle.dumps([]), 'holds no predictions'),
-    (pickle.dumps([dict(pred_label=3, gt_label=3, pred_score=1)]), 'holds no predictions'),
-    (None, 'no predictions at .*tools/test.py'),
+@pytest.mark.parametrize('content, part', [
+    (b'', 'EOFError'),
+    (pickle.dumps([]), 'pred_label, pred_score, gt_label'),
+    (pickle.dumps([dict(pred_label=3, gt_label=3, pred_score=1)]), 'pred_label, pred_score, gt_label'),
+    (None, '--out p.pkl'),
 ])
-def test_what_is_no_predictions_is_told(content, message, tmp_path):
+def test_the_error_names_a_file_without_predictions(content, part, tmp_path):
     if content is not None:
         (tmp_path / 'p.pkl').write_bytes(content)
-    assert re.search(message, fails('analysis_tools/eval_metric.py', tmp_path / 'p.pkl', '--metric', 'type=Accuracy'))
+    message = fails('analysis_tools/eval_metric.py', tmp_path / 'p.pkl', '--metric', 'type=Accuracy')
+    assert str(tmp_path / 'p.pkl') in message and part in message
 
 
 @pytest.mark.parametrize('source', ['network_file', 'predictions_file'])
 def test_confusion_matrix(source, scores, request, tmp_path):
-    labels, guesses = Digits('test', indices=60).labels.tolist(), scores.argmax(1).tolist()
-    expected = [[sum((truth, guess) == pair for pair in zip(labels, guesses)) for guess in range(10)]
-                for truth in range(10)]
+    labels, predicted = Digits('test', indices=60).labels.tolist(), scores.argmax(1).tolist()
+    expected = [[sum(pair == (row, column) for pair in zip(labels, predicted)) for column in range(10)]
+                for row in range(10)]
     code, output = run_tool('analysis_tools/confusion_matrix.py', STUDENT, request.getfixturevalue(source),
                             '--out', tmp_path / 'm.json', '--show-path', tmp_path / 'm.png', *SHORT)
     assert not code
     assert json.loads((tmp_path / 'm.json').read_text()) == dict(
         classes=list('0123456789'), true_by_predicted=expected)
     right = sum(expected[label][label] for label in range(10))
-    assert f'{right} of 60 images are right ({100 * right / 60:.2f} %)' in output
-    truth, guess = max(((t, g) for t in range(10) for g in range(10) if t != g), key=lambda at: expected[at[0]][at[1]])
-    assert f'  {truth} taken for {guess}: {expected[truth][guess]} of {sum(expected[truth])}' in output
+    assert f'{right} of 60 ' in output and f'({100 * right / 60:.2f} %)' in output
+    row, column = max(((r, c) for r in range(10) for c in range(10) if r != c), key=lambda at: expected[at[0]][at[1]])
+    assert re.search(rf'^  {row} .* {column}: {expected[row][column]} of {sum(expected[row])}$', output, re.MULTILINE)
     assert matplotlib.image.imread(tmp_path / 'm.png').shape[0] > 500
 
 
@@ -316,17 +319,19 @@ def test_most_confused():
 
 def test_a_confusion_matrix_of_another_test_sets_predictions_is_refused(predictions_file):
     message = fails('analysis_tools/confusion_matrix.py', 'wrn16-2_1xb64_cifar100', predictions_file)
-    assert 'predictions of 10 classes, the config has 100' in message
+    assert str(predictions_file) in message and ' 10 classes' in message and ' 100 classes' in message
 
 
-@pytest.mark.parametrize('words, message', [
-    (['absent.pkl'], "no predictions at 'absent.pkl'"),
-    (['absent.pth'], "no checkpoint at 'absent.pth'"),
-    (['absent.pth', '--out', 'm.csv'], "--out must end in .json, got 'm.csv'"),
-    (['absent.pth', '--cmap', 'virid'], '--cmap must be a name of matplotlib'),
+@pytest.mark.parametrize('words, parts', [
+    (['absent.pkl'], ("'absent.pkl'", 'tools/test.py')),
+    (['absent.pth'], ("'absent.pth'", )),
+    (['absent.pth', '--out', 'm.csv'], ('--out', '.json', "'m.csv'")),
+    (['absent.pth', '--cmap', 'virid'], ('--cmap', "'virid'", "'viridis'")),
 ])
-def test_a_mistake_with_a_confusion_matrix_is_one_line(words, message):
-    assert message in fails('analysis_tools/confusion_matrix.py', STUDENT, *words, *SHORT, 'log_level=ERROR')
+def test_a_mistake_with_a_confusion_matrix_is_one_line(words, parts):
+    message = fails('analysis_tools/confusion_matrix.py', STUDENT, *words, *SHORT, 'log_level=ERROR')
+    for part in parts:
+        assert part in message
 
 
 def test_eval_metric(predictions_file, scores):
@@ -342,36 +347,38 @@ def test_eval_metric(predictions_file, scores):
 
 @pytest.mark.parametrize('metric, message', [
     # Other tests register metrics too.
-    (['type=Acuracy'], r"no type 'Acuracy'; the closest are .*(mmat|mmpretrain)\.Accuracy"),
-    (['topk=1'], '--metric takes KEY=VALUE, type among them'),
-    (['Accuracy'], '--metric takes KEY=VALUE, type among them'),
+    (['type=Acuracy'], r"'Acuracy'.*(mmat|mmpretrain)\.Accuracy"),
+    (['topk=1'], "--metric .*KEY=VALUE.* `type`.*'topk=1'"),
+    (['type=Accuracy', 'topk'], "--metric .*KEY=VALUE.* `type`.*'type=Accuracy topk'"),
+    (['Accuracy'], "--metric .*KEY=VALUE.* `type`.*'Accuracy'"),
 ])
 def test_a_mistake_with_a_metric_is_one_line(metric, message):
     assert re.search(message, fails('analysis_tools/eval_metric.py', 'p.pkl', '--metric', *metric))
 
 
-def test_results_are_shown_by_certainty(predictions_file, scores, tmp_path):
+def test_results_are_sorted_by_confidence(predictions_file, scores, tmp_path):
     code, output = run_tool('analysis_tools/analyze_results.py', STUDENT, predictions_file, '--out-dir', tmp_path / 'o',
                             '--topk', '3', *SHORT)
     assert not code
     dataset = Digits('test', indices=60)
-    certainty, guesses = scores.max(1)
+    confidence, predicted = scores.max(1)
     report = json.loads((tmp_path / 'o' / 'results.json').read_text())
-    for kind, chosen in (('success', guesses == dataset.labels), ('fail', guesses != dataset.labels)):
-        order = sorted(chosen.nonzero().flatten().tolist(), key=lambda index: -certainty[index])[:3]
+    for kind, chosen in (('success', predicted == dataset.labels), ('fail', predicted != dataset.labels)):
+        order = sorted(chosen.nonzero().flatten().tolist(), key=lambda index: -confidence[index])[:3]
         assert [each['sample_idx'] for each in report[kind]] == order and len(order) > 1
         for rank, (each, index) in enumerate(zip(report[kind], order), start=1):
             assert each['file'] == f'{kind}/{rank:03d}.png'
-            assert (each['gt_label'], each['pred_label']) == (str(int(dataset.labels[index])), str(int(guesses[index])))
-            assert each['pred_score'] == pytest.approx(float(certainty[index]), abs=1e-5)
+            assert (each['gt_label'], each['pred_label']) == (str(int(dataset.labels[index])),
+                                                              str(int(predicted[index])))
+            assert each['pred_score'] == pytest.approx(float(confidence[index]), abs=1e-5)
             picture = matplotlib.image.imread(tmp_path / 'o' / each['file'])[..., :3] * 255
             assert np.array_equal(picture.round(), dataset.images[index].permute(1, 2, 0).numpy())
         assert matplotlib.image.imread(tmp_path / 'o' / f'{kind}.png').shape[0] > 100
 
 
 @pytest.mark.parametrize('option, message', [
-    ('test_dataloader.dataset.indices=20', 'this one has 20 images'),
-    ('test_dataloader.dataset.split=train', 'their true classes differ'),
+    ('test_dataloader.dataset.indices=20', ' 20 images'),
+    ('test_dataloader.dataset.split=train', '`gt_label`'),
 ])
 def test_predictions_of_another_test_set_are_refused(option, message, predictions_file, tmp_path):
     assert message in fails('analysis_tools/analyze_results.py', STUDENT, predictions_file, '--out-dir', tmp_path / 'o',
@@ -379,12 +386,12 @@ def test_predictions_of_another_test_set_are_refused(option, message, prediction
     assert not (tmp_path / 'o').exists()
 
 
-def test_predictions_that_are_all_right_have_no_wrong_ones(tmp_path):
+def test_predictions_that_are_all_correct(tmp_path):
     labels = Digits('test', indices=4).labels
     mmengine.dump([dict(sample_idx=index, gt_label=label.view(1), pred_label=label.view(1),
                         pred_score=torch.eye(10)[label]) for index, label in enumerate(labels)], tmp_path / 'p.pkl')
     code, output = run_tool('analysis_tools/analyze_results.py', STUDENT, tmp_path / 'p.pkl', '--out-dir', tmp_path,
                             *SHORT)
-    assert not code and '4 images that are right and 0 that are wrong' in output
+    assert not code and re.search(r'\b4 .*\b0 ', output)
     assert json.loads((tmp_path / 'results.json').read_text())['fail'] == []
     assert not (tmp_path / 'fail.png').exists()

@@ -1,1 +1,1 @@
-"""What the command lines in ``tools/`` do: count, read, draw, convert, publish."""
+"""Implementation of the command lines in ``tools/``: analysis, visualization, conversion and publishing."""

@@ -1,4 +1,4 @@
-"""The attention of several networks on the same images."""
+"""Attention maps of several networks on the same images."""
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -8,28 +8,30 @@ from torch import Tensor
 
 from mmat.apis.image_pipeline import build_image_pipeline
 from mmat.apis.images import list_images, read_image, unique_stems
+from mmat.errors import ConfigError, DataError
 from mmat.models import get_attention_maps
 from mmat.models.distillers import Teacher
 from mmat.models.taps import Layer
 from mmat.models.targets import class_names, label_names
 from mmat.visualization import short_names
 
-from .samples import build_dataset, read_batch, spread
+from .samples import build_dataset, read_batch, spaced_indices
 
 
 def pictures_from_files(config: Config, paths: Sequence[str]) -> Tuple[Tensor, List[str]]:
-    """Pictures after the test pipeline of a config.
+    """Read pictures and apply the config's test pipeline.
 
     Args:
         config (Config): See :func:`mmat.apis.image_pipeline.build_image_pipeline`.
         paths (Sequence[str]): Files, URLs, folders of pictures.
 
     Returns:
-        tuple: Images as the network's preprocessor takes them, shape (N, C, H, W), and their names.
+        tuple: Images for the network's preprocessor, shape (N, C, H, W), and their names.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: A picture that is not there or cannot be read, or pictures that the
-            pipeline leaves at different sizes.
+        MissingFileError: A picture does not exist.
+        FileError: A picture cannot be read.
+        DataError: The pictures differ in size after the pipeline.
     """
     pipeline, _ = build_image_pipeline(config)
     sources = list_images(list(paths))
@@ -37,64 +39,66 @@ def pictures_from_files(config: Config, paths: Sequence[str]) -> Tuple[Tensor, L
 
 
 def pictures_from_dataset(config: Config, phase: str, count: int) -> Tuple[Tensor, List[str]]:
-    """Images at equal distances of a dataset of a config, without augmentation where it is held in memory.
+    """Read equally spaced images of a config's dataset, without augmentation if it is held in memory.
 
     Args:
-        config (Config): With ``{phase}_dataloader``.
+        config (Config): Config with ``{phase}_dataloader``.
         phase (str): 'train', 'val' or 'test'.
-        count (int): How many.
+        count (int): Number of images.
 
     Returns:
-        tuple: As of :func:`pictures_from_files`; the names are the classes, where the dataset knows them.
+        tuple: Images for the network's preprocessor, shape (N, C, H, W), and their classes, empty if the dataset has
+        no labels.
     """
     dataset = build_dataset(config, phase)
-    batch, _ = read_batch(config, phase, dataset, spread(count, len(dataset)))
+    batch, _ = read_batch(config, phase, dataset, spaced_indices(count, len(dataset)))
     return _stack(list(batch['inputs'])), label_names(batch, class_names(dataset))
 
 
 def _stack(images: List[Tensor]) -> Tensor:
     sizes = {tuple(image.shape) for image in images}
     if len(sizes) > 1:
-        raise ValueError('these pictures have different sizes after the test pipeline, so they cannot be drawn in one '
-                         f'table: {", ".join(map(str, sorted(sizes)))}')
+        raise DataError('The pictures must have the same size after the test pipeline, got '
+                        f'{", ".join(map(str, sorted(sizes)))}. Draw them separately.')
     return torch.stack(images)
 
 
-def compare_attention(networks: Dict[str, Tuple[nn.Module, Optional[Sequence[Layer]]]],
+def compute_attention(networks: Dict[str, Tuple[nn.Module, Optional[Sequence[Layer]]]],
                       images: Tensor) -> Dict[str, Dict[str, Tensor]]:
-    """Attention maps of networks on one batch.
+    """Compute the attention maps of several networks on one batch.
 
     Args:
-        networks (dict): Name -> network, and the layers to look at (None for its attention maps or stages). The
-            channels of ``images`` are in the first one's order.
-        images (Tensor): As the first network's preprocessor takes them, shape (N, C, H, W).
+        networks (dict): Name -> network and layers. Layers None means its attention maps or stages.
+        images (Tensor): Images for the first network's preprocessor, shape (N, C, H, W). Channels are reversed for
+            networks that expect the other order.
 
     Returns:
-        dict: Name -> layer -> maps of shape (N, h, w), for :func:`mmat.visualization.draw_attention_grid`. Layers are
-        called without their first word where that is clear.
+        dict: Name -> layer -> maps of shape (N, h, w), for :func:`mmat.visualization.draw_attention_grid`, with layer
+        names from :func:`mmat.visualization.short_names`.
     """
-    attention, turned = {}, None
+    attention, first_order = {}, None
     for name, (network, layers) in networks.items():
-        turns = bool(getattr(network.data_preprocessor, 'to_rgb', False))
-        turned = turns if turned is None else turned
-        maps = get_attention_maps(network, images if turns == turned else images.flip(1), layers)
+        order = bool(getattr(network.data_preprocessor, 'to_rgb', False))
+        first_order = order if first_order is None else first_order
+        maps = get_attention_maps(network, images if order == first_order else images.flip(1), layers)
         attention[name] = short_names(maps)
     return attention
 
 
-def read_teacher(config: Config) -> Tuple[nn.Module, Optional[list], Optional[list]]:
-    """The trained teacher of a distillation config, and where its heads compare the networks.
+def load_teacher(config: Config) -> Tuple[nn.Module, Optional[list], Optional[list]]:
+    """Load the teacher of a distillation config.
 
     Returns:
-        tuple: The network; layers of the student, and of the teacher, each once, None where no head names any.
+        tuple: The network; the student's and the teacher's layers that heads compare, without duplicates, or None if
+        no head names any.
 
     Raises:
-        ValueError: The config has no teacher.
-        FileNotFoundError: Its checkpoint is not there.
+        ConfigError: The config has no teacher.
+        MissingFileError: The teacher's checkpoint does not exist.
     """
     teacher = config.model.get('teacher')
     if not teacher:
-        raise ValueError('the config has no teacher: it is not of a distillation, or its heads need none')
+        raise ConfigError('The config has no model.teacher. Use a distillation config whose heads need a teacher.')
     pairs = [pair for head in config.model.get('at_heads', ()) for pair in head.get('pairs') or ()]
     student_layers, teacher_layers = (list(dict.fromkeys(side)) for side in zip(*pairs)) if pairs else (None, None)
-    return Teacher.of(teacher).network, student_layers, teacher_layers
+    return Teacher.from_config(teacher).network, student_layers, teacher_layers

@@ -1,4 +1,4 @@
-"""What the converters' command lines share: their arguments, the config that weights are for, and the writing."""
+"""Arguments and output of the checkpoint converters' command lines."""
 import argparse
 import io
 import re
@@ -9,12 +9,14 @@ from torch import Tensor
 
 from mmat.converters.renaming import count_blocks
 from mmat.engine import AtomicBackend
+from mmat.errors import CheckpointError, MissingFileError
 from mmat.models import build_network
 from mmat.utils.checkpoint import load_state
 from mmat.utils.zoo import find_config
 
-_DATA = {10: '1xb128_cifar10', 100: '1xb64_cifar100', 1000: '8xb32_in1k'}
-# By blocks and the width of the first block's first convolution; three in a block make a bottleneck.
+# Number of classes -> batch size and dataset in the names of configs.
+_SUFFIXES = {10: '1xb128_cifar10', 100: '1xb64_cifar100', 1000: '8xb32_in1k'}
+# Convolutions in a block, blocks in each stage, width of the first convolution -> name.
 _RESNETS = {
     (2, (2, 2, 2, 2), 64): 'resnet18', (2, (3, 4, 6, 3), 64): 'resnet34', (3, (3, 4, 6, 3), 64): 'resnet50',
     (3, (3, 4, 6, 3), 128): 'wide-resnet50-2'}
@@ -22,20 +24,20 @@ _AFFINE_RESNETS = {(2, 2, 2, 2): 'affine-resnet18', (3, 4, 6, 3): 'affine-resnet
 
 
 def converter_parser(description: str, source: str) -> argparse.ArgumentParser:
-    """The arguments of every converter; ``source`` says what it reads."""
+    """Build the argument parser of a converter; ``source`` is the help of its input file."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('source', help=source)
-    parser.add_argument('target', help='the checkpoint to write')
-    parser.add_argument('--config', help='the config that the checkpoint is for, and must fit: a name of the zoo or a '
-                        'file. Default: the one of the zoo that its weights call for')
+    parser.add_argument('target', help='checkpoint file to write')
+    parser.add_argument('--config', help='config of the network, a name of the zoo or a file; the weights must fit it. '
+                        'Default: the config of the zoo that matches the weights')
     return parser
 
 
 def network_name(state: Dict[str, Tensor]) -> str:
-    """How the zoo calls the network that converted weights are of: what its configs' names begin with.
+    """Return the zoo's name of the network that has these weights, the first part of its configs' names.
 
     Args:
-        state (dict): Of a ResNet or VGG of mmpretrain, a WideResNet or an AffineResNet, by its names.
+        state (dict): Converted weights of mmpretrain's ResNet or VGG, a WideResNet or an AffineResNet.
     """
     def blocks(stage: str, numbers: range) -> tuple:
         return tuple(count_blocks(state, f'backbone.{stage.format(number)}') for number in numbers)
@@ -53,45 +55,45 @@ def network_name(state: Dict[str, Tensor]) -> str:
     return f'wrn{depth}-{len(state["backbone.group0.block0.conv0.weight"]) / 16:g}'
 
 
-def zoo_config(state: Dict[str, Tensor], source: str) -> str:
-    """The config that converted weights are for, of our zoo or mmpretrain's.
+def matching_config(state: Dict[str, Tensor], source: str) -> str:
+    """Return the name of the config in mmat's or mmpretrain's zoo that matches converted weights.
 
     Args:
-        state (dict): As for :func:`network_name`.
-        source (str): How the message calls where they are from.
+        state (dict): See :func:`network_name`.
+        source (str): Origin of the weights, for the message.
 
     Raises:
-        ValueError: It has none.
+        CheckpointError: No config matches.
     """
     name = network_name(state)
     bias = next(state[key] for key in ('head.fc.bias', 'backbone.classifier.6.bias') if key in state)
-    config = f'{name}_{_DATA.get(len(bias))}'
+    config = f'{name}_{_SUFFIXES.get(len(bias))}'
     try:
         find_config(config)
-    except FileNotFoundError as error:
-        raise ValueError(f'{source} is of a {name} of {len(bias)} classes, for which no config is here; name one with '
-                         '--config') from error
+    except MissingFileError as error:
+        raise CheckpointError(f'{source} holds a {name} with {len(bias)} classes, which matches no config of the zoo. '
+                              'Set one with --config.') from error
     return config
 
 
 def write_converted(args: argparse.Namespace, state: Dict[str, Tensor], origin: str,
                     config: Optional[str] = None) -> None:
-    """Write converted weights as a checkpoint, once they are found to fit the config, and say which that is.
+    """Check that converted weights fit their config, write them as a checkpoint, and print the config.
 
     Args:
-        args (Namespace): The command line.
-        state (dict): The weights.
-        origin (str): Where the weights are from, for the checkpoint's ``meta``.
-        config (str, optional): The config that they are for where the command line names none. Defaults to None, see
-            :func:`zoo_config`.
+        args (Namespace): Arguments of :func:`converter_parser`.
+        state (dict): Converted weights.
+        origin (str): Origin of the weights, for the checkpoint's ``meta``.
+        config (str, optional): Config to use without ``--config``. Defaults to None, :func:`matching_config`.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such config, or the weights do not fit it.
+        MissingFileError: The config does not exist.
+        CheckpointError: No config matches, or the weights do not fit the config.
     """
     source = repr(args.source)
-    config = args.config or config or zoo_config(state, source)
+    config = args.config or config or matching_config(state, source)
     load_state(build_network(config), state, source)
     buffer = io.BytesIO()
     torch.save(dict(state_dict=state, meta=dict(source=origin)), buffer)
     AtomicBackend().put(buffer.getvalue(), args.target)
-    print(f'wrote {args.target}, for {config}')
+    print(f'Wrote {args.target} for {config}.')

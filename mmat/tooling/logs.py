@@ -1,15 +1,16 @@
-"""The JSON logs of runs: one line of scalars for every so many steps, and one for every validation."""
+"""Readers of the JSON logs of runs, with a line of scalars per logging interval and per validation."""
 import json
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 
-# What a line says about its place.
-_PLACE = ('step', 'iter', 'epoch')
+from mmat.errors import DataError, MissingFileError, UserError, did_you_mean
+
+# Keys of a line's position in the training.
+_POSITION_KEYS = ('step', 'iter', 'epoch')
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Log:
     """The log of one run.
 
     Attributes:
-        name (str): The run's, from its work directory.
+        name (str): Name of the run's work directory.
         train (list[dict]): Scalars during training, in order; ``step`` counts iterations, ``epoch`` from 1.
         val (list[dict]): Metrics of validations; ``step`` counts epochs, or iterations where there are no epochs.
     """
@@ -31,40 +32,39 @@ class Log:
 
     @property
     def keys(self) -> List[str]:
-        """What can be drawn."""
+        """Names of the logged scalars."""
         return sorted({key for line in (*self.train, *self.val) for key, value in line.items()
-                       if key not in _PLACE and isinstance(value, (int, float))})
+                       if key not in _POSITION_KEYS and isinstance(value, (int, float))})
 
     def curve(self, key: str) -> Tuple[np.ndarray, np.ndarray]:
-        """Where and what a scalar was, from the lines of the training or else those of validations.
+        """Return the values of a scalar over the training, from training lines if they have it, else validations.
 
         Args:
             key (str): One of :attr:`keys`.
 
         Returns:
-            tuple: Epochs done (iterations, for a run without epochs), and values, two arrays of one length.
+            tuple: Epochs (iterations for a run without epochs) and values, two arrays of the same length.
 
         Raises:
-            ValueError: The run logs no such scalar; the message names the closest.
+            UserError: The run logs no such scalar. The message suggests similar ones.
         """
         if key not in self.keys:
-            close = get_close_matches(key, self.keys, n=3, cutoff=0.5)
-            raise ValueError(f'{self.name} logs no {key!r}; ' + (
-                f'the closest are {", ".join(close)}' if close else f'it logs {", ".join(self.keys)}'))
+            hint = did_you_mean(key, self.keys, cutoff=0.5) or f' It logs {", ".join(self.keys)}.'
+            raise UserError(f'Run {self.name} logs no {key!r}.{hint}')
         lines, length = [line for line in self.train if key in line], 1
         if not lines:
             lines = [line for line in self.val if key in line]
         elif self.by_epoch:
-            # The last step of an epoch is logged, and no other line has as many steps for its epoch.
+            # The last step of an epoch is logged and has the highest ratio of step to epoch.
             length = max(line['step'] / line['epoch'] for line in self.train)
         return np.array([line['step'] for line in lines]) / length, np.array([line[key] for line in lines])
 
     def train_times(self, include_outliers: bool = False) -> Dict[int, float]:
-        """Mean seconds of an iteration, by epoch (all under 0, for a run without epochs).
+        """Return the mean seconds per iteration of each epoch, or of the run under key 0 if it has no epochs.
 
         Args:
-            include_outliers (bool): Count the first line of each epoch too, which warms up. Defaults to False: it is
-                left out where it is not the only one.
+            include_outliers (bool): Include the first line of each epoch, which contains warm-up. Defaults to False:
+                it is excluded unless it is the only one.
         """
         lines = {}
         for line in self.train:
@@ -78,23 +78,22 @@ def read_log(path: Union[str, Path]) -> Log:
     """Read the log of a run.
 
     Args:
-        path (str | Path): A work directory, whose logs are joined where the run was resumed: what was logged after the
-            checkpoint it went on from is left out, as are runs that began anew. Or one file, ``scalars.json``.
+        path (str | Path): A file ``scalars.json``, or a work directory. The logs of a resumed run are joined: lines
+            after the checkpoint from which it resumed are dropped, as are runs that were started again.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: A file that holds something else.
+        MissingFileError: No log exists.
+        DataError: The log is empty or malformed.
     """
     path = Path(path)
     files = [path] if path.is_file() else sorted(path.glob('*/vis_data/scalars.json')) or sorted(
         path.glob('vis_data/scalars.json'))
     if not files:
-        found = f'the folder {str(path)!r} holds no */vis_data/scalars.json' if path.is_dir() else (
-            f'no log at {str(path)!r}: it is neither a work directory nor a scalars.json')
-        raise FileNotFoundError(found)
+        raise MissingFileError(f'The folder {str(path)!r} holds no */vis_data/scalars.json.' if path.is_dir() else
+                               f'No log at {str(path)!r}. Expected a work directory or a scalars.json.')
     parts = [part for part in (_read_lines(file) for file in files) if part.train or part.val]
     if not parts:
-        raise ValueError(f'{str(path)!r} logs nothing yet')
+        raise DataError(f'The log of {str(path)!r} is empty.')
     joined = parts[0]
     for part in parts[1:]:
         joined = _join(joined, part)
@@ -108,23 +107,23 @@ def _read_lines(path: Path) -> Log:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
-            if number == len(lines):  # being written right now, or when its run was killed
+            if number == len(lines):  # still being written, or cut off when the run was killed
                 break
             line = None
         if not isinstance(line, dict) or not isinstance(line.get('step'), int):
-            raise ValueError(f'{str(path)!r} is no log of scalars: line {number} is {text[:60]!r}')
-        # As mmpretrain tells them apart.
+            raise DataError(f'{str(path)!r} is not a log of scalars: line {number} is {text[:60]!r}.')
+        # Only training lines have a learning rate.
         (log.train if 'lr' in line else log.val).append(line)
     return log
 
 
 def _join(first: Log, second: Log) -> Log:
-    """What remains of a run's first log, and its second."""
+    """Join the logs of a run before and after it was resumed."""
     if not second.train:
         return first
     start = second.train[0]
     if 'epoch' in start:
-        # Epochs are resumed at their beginning.
+        # Runs with epochs resume at the start of an epoch.
         train = [line for line in first.train if line.get('epoch', 0) < start['epoch']]
         val = [line for line in first.val if line['step'] < start['epoch']]
     else:
@@ -133,7 +132,7 @@ def _join(first: Log, second: Log) -> Log:
 
 
 def _run_name(path: Path) -> str:
-    """The work directory of a log that mmengine wrote in ``<work_dir>/<time>/vis_data``."""
+    """Return the name of the work directory, for mmengine's layout ``<work_dir>/<time>/vis_data``."""
     for folder in path.resolve().parents:
         if folder.name != 'vis_data' and not re.fullmatch(r'\d{8}_\d{6}', folder.name):
             return folder.name
@@ -141,13 +140,13 @@ def _run_name(path: Path) -> str:
 
 
 def label_runs(logs: Sequence[Log], legend: Sequence[str] = ()) -> List[str]:
-    """What a figure calls each run: its name, numbered where several have it, or what ``legend`` says.
+    """Return labels of runs for a figure: ``legend`` if given, otherwise their names, numbered if they repeat.
 
     Raises:
-        ValueError: A legend of another length.
+        UserError: The number of names in ``legend`` is not that of runs.
     """
     if legend and len(legend) != len(logs):
-        raise ValueError(f'--legend must name each of the {len(logs)} runs, got {len(legend)} names')
+        raise UserError(f'--legend needs one name per run: got {len(legend)} names for {len(logs)} runs.')
     names = [log.name for log in logs]
     return list(legend) or [f'{name} ({names[:index].count(name) + 1})' if names.count(name) > 1 else name
                             for index, name in enumerate(names)]

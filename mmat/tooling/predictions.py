@@ -1,4 +1,4 @@
-"""What a network says of every image of a test set, and what there is to see in it."""
+"""Predictions on a test set: files, confusion matrices, most confident images."""
 import io
 import pickle
 import tempfile
@@ -12,10 +12,11 @@ from mmpretrain.evaluation import ConfusionMatrix
 from torch import Tensor
 
 from mmat.apis.launch import build_runner
+from mmat.errors import DataError, MissingFileError
 from mmat.models import network_config
 from mmat.utils.checkpoint import load_weights
 
-# All that mmengine's DumpResults writes: tensors and plain values. Nothing else is ever looked up, so nothing runs.
+# mmengine's DumpResults writes tensors and plain values. The unpickler refuses everything else, so no code runs.
 _ALLOWED = {('_codecs', 'encode'), ('collections', 'OrderedDict'), ('torch._utils', '_rebuild_tensor_v2')}
 _NEEDED = ('pred_label', 'pred_score', 'gt_label')
 
@@ -24,7 +25,7 @@ class _PredictionUnpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) == ('torch.storage', '_load_from_bytes'):
-            # torch's own would unpickle whatever these bytes hold.
+            # torch's function would unpickle these bytes without restrictions.
             return lambda content: torch.load(io.BytesIO(content), weights_only=True)
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f'it refers to {module}.{name}')
@@ -32,71 +33,76 @@ class _PredictionUnpickler(pickle.Unpickler):
 
 
 def read_predictions(path: Union[str, Path]) -> List[dict]:
-    """Read what ``tools/test.py --out FILE.pkl`` wrote, never executing what it holds.
+    """Read the predictions that ``tools/test.py --out FILE.pkl`` wrote, without executing code from the file.
 
     Args:
         path (str | Path): The file.
 
     Returns:
-        list[dict]: An image each: ``pred_label``, ``gt_label``, ``pred_score``, ``sample_idx``, ...
+        list[dict]: For each image ``pred_label``, ``gt_label``, ``pred_score``, ``sample_idx``, ...
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: The file is truncated, holds something else, or more than tensors and plain values.
+        MissingFileError: The file does not exist.
+        DataError: The file is truncated, holds no predictions, or holds more than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'no predictions at {str(path)!r}: tools/test.py CONFIG CHECKPOINT --out {path.name} '
-                                'writes them')
+        raise MissingFileError(f'No predictions at {str(path)!r}. Create them with tools/test.py CONFIG CHECKPOINT '
+                               f'--out {path.name}.')
     try:
         predictions = _PredictionUnpickler(io.BytesIO(path.read_bytes())).load()
-    except Exception as error:  # a broken pickle raises whatever its bytes lead to
+    except Exception as error:  # damaged bytes can raise any exception while they are parsed
         reason = str(error) if str(error).startswith('it refers to') else (
-            f'it is truncated or something else ({type(error).__name__})')
-        raise ValueError(f'{str(path)!r} cannot be read as predictions: {reason}') from error
+            f'the file is truncated or of another kind ({type(error).__name__})')
+        raise DataError(f'Cannot read predictions from {str(path)!r}: {reason}.') from error
     if not isinstance(predictions, list) or not predictions or not all(
             isinstance(each, dict) and all(isinstance(each.get(key), Tensor) for key in _NEEDED)
             for each in predictions):
-        raise ValueError(f'{str(path)!r} holds no predictions of classes: expected a list of dicts with '
-                         f'{", ".join(_NEEDED)}, as tools/test.py --out FILE.pkl writes it')
+        raise DataError(f'{str(path)!r} holds no predictions of classes. Expected a list of dicts with '
+                        f'{", ".join(_NEEDED)}, as written by tools/test.py --out FILE.pkl.')
     return predictions
 
 
 class DumpPredictions(DumpResults):
-    """mmengine's, but for what its tensors are views of: each prediction would drag its whole batch into the file."""
+    """mmengine's DumpResults with copies of the tensors, because a view would save its whole batch."""
 
     def process(self, data_batch, predictions) -> None:
         super().process(data_batch, [{key: value.clone() if isinstance(value, Tensor) else value
                                       for key, value in each.items()} for each in predictions])
 
 
-def number_of_classes(config: Config) -> Optional[int]:
-    """Classes of a config's network, where its head tells."""
+def num_classes(config: Config) -> Optional[int]:
+    """Return the number of classes of a config's network, or None if its head does not define it."""
     return network_config(config).get('head', {}).get('num_classes')
 
 
-def measure_confusion(config: Config, source: str) -> Tensor:
-    """How often images of each class are taken for each.
+def compute_confusion_matrix(config: Config, source: str) -> Tensor:
+    """Compute the confusion matrix on a config's test set.
 
     Args:
-        config (Config): Whose test set it is.
+        config (Config): Config with the test set.
         source (str): Predictions, a file that ends in .pkl or .pickle; or a checkpoint or work directory of the
-            config's network, to test now.
+            config's network, which is tested now.
 
     Returns:
-        Tensor: Counts by true and by predicted class, shape (classes, classes), int64.
+        Tensor: Number of images by true and predicted class, shape (classes, classes), int64.
+
+    Raises:
+        DataError: The predictions are from another test set, or unreadable.
+        CheckpointError: The checkpoint is unreadable or does not fit the network.
+        MissingFileError: The file or the data does not exist.
     """
     if str(source).endswith(('.pkl', '.pickle')):
-        predictions, classes = read_predictions(source), number_of_classes(config)
+        predictions, classes = read_predictions(source), num_classes(config)
         if classes and len(predictions[0]['pred_score']) != classes:
-            raise ValueError(f'{str(source)!r} holds predictions of {len(predictions[0]["pred_score"])} classes, the '
-                             f'config has {classes}: they are of another test set')
+            raise DataError(f'{str(source)!r} holds predictions of {len(predictions[0]["pred_score"])} classes, the '
+                            f'config has {classes} classes. Use the config that made the predictions.')
         metric = ConfusionMatrix()
         metric.process(None, predictions)
         return metric.compute_metrics(metric.results)['result']
     config = config.copy()
     config.test_evaluator = dict(type='mmpretrain.ConfusionMatrix')
-    # Nothing but the matrix is wanted of this run.
+    # Write no logs.
     config.log_level, config.visualizer = 'WARNING', dict(type='Visualizer', vis_backends=None)
     with tempfile.TemporaryDirectory() as work_dir:
         config.work_dir, config.experiment_name, config.launcher = work_dir, work_dir, 'none'
@@ -106,13 +112,13 @@ def measure_confusion(config: Config, source: str) -> Tensor:
 
 
 def most_confused(matrix: Tensor, count: int = 5) -> List[Tuple[int, int, int]]:
-    """The classes that are most often taken for another: true class, predicted class, images; by falling number."""
+    """Return the most frequent confusions as (true class, predicted class, number of images), in descending order."""
     wrong = matrix.clone().fill_diagonal_(0).flatten()
     order = wrong.argsort(descending=True, stable=True)[:count].tolist()
-    return [(place // len(matrix), place % len(matrix), int(wrong[place])) for place in order if wrong[place] > 0]
+    return [(index // len(matrix), index % len(matrix), int(wrong[index])) for index in order if wrong[index] > 0]
 
 
-def most_certain(predictions: Sequence[dict], right: bool, count: int) -> List[dict]:
-    """Those of the right (or wrong) predictions that the network was surest of, the surest first."""
-    chosen = [each for each in predictions if torch.equal(each['pred_label'], each['gt_label']) == right]
+def most_confident(predictions: Sequence[dict], correct: bool, count: int) -> List[dict]:
+    """Return the correct (or wrong) predictions with the highest scores, in descending order."""
+    chosen = [each for each in predictions if torch.equal(each['pred_label'], each['gt_label']) == correct]
     return sorted(chosen, key=lambda each: -float(each['pred_score'].max()))[:count]

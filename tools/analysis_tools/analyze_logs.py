@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Draw curves from the logs of runs, or tell how long their iterations took."""
+"""Draw curves from the logs of runs, or print the time per iteration."""
 import argparse
 
 import numpy as np
 
 from mmat.apis import command_line
-from mmat.tooling.arguments import PICTURES, check_suffix, write_figure
+from mmat.errors import UserError
+from mmat.tooling.arguments import FIGURE_SUFFIXES, check_suffix, write_figure
 from mmat.tooling.logs import label_runs, read_log
 from mmat.visualization.curves import Panel, draw_panels
 
@@ -14,21 +15,21 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     tasks = parser.add_subparsers(dest='task', required=True)
     plot = tasks.add_parser('plot_curve', help='draw scalars of one or more runs',
-                            description='Draw scalars of one or more runs: a panel for each key, a line for each run.')
+                            description='Draw scalars of runs, with a panel for each key and a line for each run.')
     plot.add_argument('--keys', nargs='+', default=['loss'], metavar='KEY',
-                      help='such as loss, accuracy/top1, loss_at.backbone.group1; default: loss. A misspelt one is '
-                      'told the closest')
-    plot.add_argument('--out', required=True, metavar='FILE', help='the figure to write: .png, .pdf or .svg')
+                      help='logged scalars, such as loss, accuracy/top1, loss_at.backbone.group1. Default: loss')
+    plot.add_argument('--out', required=True, metavar='FILE', help='figure to write: .png, .pdf or .svg')
     plot.add_argument('--legend', nargs='+', default=(), metavar='NAME',
-                      help='what to call the runs; default: as their folders are called')
-    plot.add_argument('--title', default='', help='of the figure')
-    time = tasks.add_parser('cal_train_time', help='seconds of an iteration',
-                            description='Tell how many seconds an iteration of each run took, by epoch.')
+                      help='names of the runs. Default: their folders')
+    plot.add_argument('--title', default='', help='title of the figure')
+    time = tasks.add_parser('cal_train_time', help='print the time per iteration',
+                            description='Print the seconds per iteration of each run and of its slowest and fastest '
+                            'epoch.')
     time.add_argument('--include-outliers', action='store_true',
-                      help='count the first line of each epoch too, which warms up')
+                      help='include the first line of each epoch, which contains warm-up')
     for each in (plot, time):
         each.add_argument('logs', nargs='+', metavar='RUN',
-                          help='work directory (the logs of a resumed run are joined), or a scalars.json')
+                          help='work directory, whose logs are joined if the run was resumed, or a scalars.json')
     return parser.parse_args()
 
 
@@ -41,15 +42,15 @@ def main():
 
 
 def plot_curve(args):
-    check_suffix(args.out, PICTURES, '--out')
+    check_suffix(args.out, FIGURE_SUFFIXES, '--out')
     logs = [read_log(path) for path in args.logs]
     labels = label_runs(logs, args.legend)
     if len({log.by_epoch for log in logs}) > 1:
-        raise ValueError('some of these runs count epochs, others only iterations: draw them in figures of their own')
+        raise UserError('Some runs log epochs, others only iterations. Draw them in separate figures.')
     panels = [Panel(key, {label: log.curve(key) for label, log in zip(labels, logs)}) for key in args.keys]
     title = args.title or (labels[0] if len(logs) == 1 else '')
     write_figure(draw_panels(panels, 'epoch' if logs[0].by_epoch else 'iteration', title), args.out)
-    print(f'wrote {args.out}')
+    print(f'Wrote {args.out}.')
 
 
 def cal_train_time(args):
@@ -57,9 +58,9 @@ def cal_train_time(args):
     for label, log in zip(label_runs(logs), logs):
         times = log.train_times(args.include_outliers)
         if not times:
-            raise ValueError(f'{log.name} logs no `time` of training')
+            raise UserError(f'Run {log.name} logs no training `time`.')
         mean = np.mean(list(times.values()))
-        print(f'{label}: {mean:.4f} s an iteration')
+        print(f'{label}: {mean:.4f} s per iteration')
         if log.by_epoch:
             slowest, fastest = max(times, key=times.get), min(times, key=times.get)
             print(f'  slowest epoch {slowest}: {times[slowest]:.4f} s, fastest epoch {fastest}: '

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compute metrics from predictions that tools/test.py --out FILE.pkl wrote, without running the network again."""
+"""Compute metrics from the predictions of tools/test.py --out FILE.pkl, without running the network."""
 import argparse
 
 from mmengine.config import DictAction
@@ -8,15 +8,16 @@ from mmengine.registry import METRICS, init_default_scope
 
 import mmat.models  # noqa: F401  imports mmpretrain's metrics
 from mmat.apis import command_line
+from mmat.errors import UserError
 from mmat.tooling.predictions import read_predictions
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('predictions', help='the .pkl file; only tensors and plain values are read of it')
+    parser.add_argument('predictions', help='.pkl file; only tensors and plain values are read from it')
     parser.add_argument('--metric', nargs='+', action='append', required=True, metavar='KEY=VALUE', dest='metrics',
-                        help='a metric of mmpretrain and its options, such as --metric type=Accuracy topk=1,5; may be '
-                        'given several times')
+                        help='metric of mmpretrain and its options, such as --metric type=Accuracy topk=1,5; may be '
+                        'repeated')
     return parser.parse_args()
 
 
@@ -25,11 +26,10 @@ def main():
     init_default_scope('mmpretrain')
     metrics = []
     for words in args.metrics:
-        odd = [word for word in words if '=' not in word]
         options = dict(word.split('=', 1) for word in words if '=' in word)
-        if odd or 'type' not in options:
-            raise ValueError(f'--metric takes KEY=VALUE, type among them, such as --metric type=Accuracy topk=1,5; got '
-                             f'{" ".join(words)!r}')
+        if 'type' not in options or not all('=' in word for word in words):
+            raise UserError('--metric needs KEY=VALUE pairs with `type`, such as --metric type=Accuracy topk=1,5, got '
+                            f'{" ".join(words)!r}.')
         metrics.append(METRICS.build({key: DictAction._parse_iterable(value) for key, value in options.items()}))
     for name, value in Evaluator(metrics).offline_evaluate(read_predictions(args.predictions)).items():
         print(f'{name}: {value}')

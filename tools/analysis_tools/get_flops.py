@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Count parameters and multiply-accumulates of a config's network, attention and heads included.
+"""Count parameters and multiply-accumulates of a config's network, including attention and heads.
 
-Of a distillation config it is the student, which is what remains after training; its teacher is told beside it. The
-whole forward pass is counted, from one image to the scores; "FLOPs" in papers of this kind are multiply-accumulates.
+For a distillation config, the student is counted and compared with its teacher. The whole forward pass is counted, from
+one image to the scores. "FLOPs" in papers on these networks are multiply-accumulates.
 """
 import argparse
 
 from mmat.apis import command_line
+from mmat.errors import UserError
 from mmat.models import build_network
 from mmat.models.distillers import Teacher
 from mmat.tooling.arguments import add_config_arguments, read_config
@@ -17,12 +18,12 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
     parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
-                        help='height and width of the image, or one number for both; default: as in the config')
+                        help='height and width of the image, or one number for both. Default: as in the config')
     parser.add_argument('--depth', type=int, default=1,
-                        help='how deep to list modules: 0 none, 1 backbone, neck and head, ... Default: 1')
+                        help='depth of the listed modules: 0 none, 1 backbone, neck and head, ... Default: 1')
     args = parser.parse_args()
     if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
-        parser.error(f'--shape takes one or two numbers of at least 1, got {args.shape}')
+        parser.error(f'--shape needs one or two numbers of at least 1, got {args.shape}')
     return args
 
 
@@ -36,27 +37,26 @@ def main():
     print(f'{"":<28}{"parameters":>15}{"multiply-accumulates":>24}')
     for path, module in complexity.modules.items():
         if path.count('.') < args.depth and (module.parameters or module.operations):
-            print(line('  ' * path.count('.') + path.split('.')[-1], module))
-    print(line('total', complexity))
+            print(format_row('  ' * path.count('.') + path.split('.')[-1], module))
+    print(format_row('total', complexity))
     teacher = config.model.get('teacher')
     if teacher:
-        report_teacher(teacher, complexity, height, width)
+        print_teacher(teacher, complexity, height, width)
 
 
-def report_teacher(teacher, student: Complexity, height: int, width: int) -> None:
+def print_teacher(teacher, student: Complexity, height: int, width: int) -> None:
     try:
-        # As mmat.Distiller reads it. Its weights may be missing.
-        teacher = Teacher.of(teacher)
-        complexity = measure_complexity(teacher.architecture, height, width)
-    except (ValueError, FileNotFoundError) as error:
-        print(f'The teacher is not counted: {error}')
+        # The architecture needs no weights.
+        complexity = measure_complexity(Teacher.from_config(teacher).architecture, height, width)
+    except UserError as error:
+        print(f'Cannot count the teacher. {error}')
         return
-    print(line('its teacher', complexity))
+    print(format_row('teacher', complexity))
     print(f'{"student / teacher":<28}{student.parameters / complexity.parameters:>14.1%} '
           f'{student.operations / complexity.operations:>23.1%}')
 
 
-def line(name: str, complexity: Complexity) -> str:
+def format_row(name: str, complexity: Complexity) -> str:
     return f'{name:<28}{complexity.parameters:>15,}{complexity.operations:>24,}'
 
 

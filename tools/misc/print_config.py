@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print a config as it is after its bases and --cfg-options."""
+"""Print a config with its bases and --cfg-options merged."""
 import argparse
 
 from mmat.apis import command_line

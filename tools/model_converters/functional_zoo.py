@@ -1,6 +1,9 @@
 #!/usr/bin/env python
-"""Convert a ResNet of github.com/szagoruyko/functional-zoo: resnet-18-export, resnet-34-export,
-wide-resnet-50-2-export, or the student of attention transfer, resnet-18-at-export."""
+"""Convert a ResNet of github.com/szagoruyko/functional-zoo.
+
+Supported: resnet-18-export, resnet-34-export, wide-resnet-50-2-export, and resnet-18-at-export, the student of
+attention transfer.
+"""
 from mmat.apis import command_line
 from mmat.converters import convert_functional_zoo, read_hickle
 from mmat.tooling.convert import converter_parser, write_converted
@@ -8,7 +11,7 @@ from mmat.utils.checkpoint import read_checkpoint
 
 
 def main():
-    args = converter_parser(__doc__, 'its .hkl or .pth').parse_args()
+    args = converter_parser(__doc__, '.hkl or .pth file').parse_args()
     is_hdf5 = args.source.endswith(('.hkl', '.h5', '.hdf5'))
     state = convert_functional_zoo((read_hickle if is_hdf5 else read_checkpoint)(args.source))
     write_converted(args, state, 'szagoruyko/functional-zoo')

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert a state dict of torchvision's ResNet or VGG, wide and with BN too, such as the files of its own zoo."""
+"""Convert a state dict of torchvision's ResNet, wide ResNet or VGG (with or without BN), such as published weights."""
 from mmat.apis import command_line
 from mmat.converters import convert_torchvision
 from mmat.tooling.convert import converter_parser, write_converted
@@ -7,7 +7,7 @@ from mmat.utils.checkpoint import read_checkpoint
 
 
 def main():
-    args = converter_parser(__doc__, 'its .pth').parse_args()
+    args = converter_parser(__doc__, '.pth file of torchvision').parse_args()
     content = read_checkpoint(args.source)
     state = convert_torchvision(content.get('state_dict', content))
     write_converted(args, state, 'torchvision')
