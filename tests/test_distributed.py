@@ -1,4 +1,4 @@
-"""Two processes at half the batch are one process at the whole batch."""
+"""Two processes with half the batch each match one process with the whole batch."""
 import logging
 import os
 import socket
@@ -21,7 +21,7 @@ from mmat.utils.checkpoint import load_weights
 
 @MODELS.register_module(force=True)
 class GroupNormNet(nn.Module):
-    """Small, and with a normalisation that knows nothing of the rest of the batch."""
+    """A small network whose normalisation is independent of the rest of the batch."""
 
     stage_names = ('group0', 'group1')
 
@@ -41,7 +41,7 @@ def images():
 
 
 def loss_and_gradients(config, rank, world_size):
-    """Of one process's share of the batch, BN in eval mode."""
+    """Losses and gradients of one process's share of the batch, with BN in eval mode."""
     torch.manual_seed(0)
     distiller = MODELS.build(config)
     distiller.init_weights()
@@ -64,7 +64,7 @@ def loss_and_gradients(config, rank, world_size):
 
 
 def train(config, make=Runner.from_cfg):
-    """Train, and give back the runner and the teacher's line of the log."""
+    """Train. Return the runner and the teacher's lines of the log."""
     runner = make(config)
     lines = []
     handler = logging.Handler()
@@ -79,7 +79,7 @@ def in_two_processes(rank, folder, port, configs, run):
     os.environ.update(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank), MASTER_PORT=port)
     run = Config({**run, 'launcher': 'pytorch', 'work_dir': f'{folder}/run'})
     run.train_dataloader.batch_size //= 2
-    # The way of the tools: it joins the processes.
+    # As the tools do; this initializes the process group.
     runner, teacher = train(run, make=lambda config: build_runner(config, fp32=True))
     results = dict(teacher=teacher, ranks=[], parameters=[])
     for value in (rank, torch.nn.utils.parameters_to_vector(runner.model.parameters()).detach()):
@@ -100,7 +100,7 @@ def in_two_processes(rank, folder, port, configs, run):
     results['gradients'] = {name: loss_and_gradients(config, rank, 2) for name, config in configs.items()}
     if rank == 0:
         torch.save(results, f'{folder}/results.pth')
-    # Neither leaves while the other still talks to it: gloo aborts a process whose peer is gone.
+    # gloo aborts a process whose peer has exited.
     dist.barrier()
     dist.destroy_process_group()
 
@@ -117,7 +117,7 @@ def group_norm_network():
 @pytest.fixture(scope='module')
 def compared(distiller_config):
     """Distillers whose gradients are compared, by name."""
-    # Weights that make each a good part of the total.
+    # Weights that make each head a large part of the total.
     weights = dict(GradientATHead=100., GradientNormHead=200., FlipSymmetryHead=300.)
     heads = [dict(type=f'mmat.{kind}', weight=weight) for kind, weight in weights.items()]
     return dict(activation=distiller_config(head=dict(weight=1e3)),
@@ -159,10 +159,10 @@ def checkpoint(folder, name):
 
 
 @pytest.mark.parametrize('name, heads', [('activation', ['at']), ('gradient', ['gradat', 'minl2', 'flipsym'])])
-def test_loss_and_gradients_are_those_of_the_whole_batch(name, heads, results, compared):
+def test_loss_and_gradients_equal_the_whole_batch(name, heads, results, compared):
     log, gradients = results['gradients'][name]
     expected_log, expected = loss_and_gradients(compared[name], 0, 1)
-    # The transfer is a good part of what is compared.
+    # The transfer losses are a large part of the total.
     for head in heads:
         assert sum(value for key, value in expected_log.items() if key.startswith(f'loss_{head}')) > 0.1
     assert log.keys() == expected_log.keys() and gradients.keys() == expected.keys()
