@@ -195,7 +195,7 @@ def command_line(main: Callable[[], Optional[int]]) -> None:
     """Run a command and exit with its status.
 
     A :class:`mmat.errors.UserError`, or an error of mmengine that stands for one (see
-    :func:`mmat.apis.config_errors.find_config_error`), ends the command with one line. Every other exception keeps its
+    ``mmat.apis.config_errors.find_config_error``), ends the command with one line. Every other exception keeps its
     traceback. If several seeds run in one process, the line names the seed that failed.
     """
     try:

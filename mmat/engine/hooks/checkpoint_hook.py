@@ -31,7 +31,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     does not depend on their number.
 
     Args:
-        *args, **kwargs: Arguments of mmengine's CheckpointHook. Set ``max_keep_ckpts`` to at least 2: the oldest
+        args, kwargs: Arguments of mmengine's CheckpointHook. Set ``max_keep_ckpts`` to at least 2: the oldest
             checkpoint is deleted before the newest is written.
 
     Raises:
