@@ -46,7 +46,7 @@ def read_recipe(path: str) -> Config:
     """
     if not Path(path).is_file():
         recipes = [str(each) for each in sorted(Path('recipes').glob('*.py'))]
-        hint = did_you_mean(path, [*recipes, *map(str, sorted(Path(path).parent.glob('*.py')))])
+        hint = did_you_mean(path, [*recipes, *map(str, sorted(Path(path).parent.glob('*.py')))], cutoff=0.6)
         if not hint and recipes:
             hint = f' Choose from {", ".join(recipes)}.'
         raise MissingFileError(f'No recipe {str(path)!r}.{hint}')

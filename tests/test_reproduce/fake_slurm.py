@@ -1,11 +1,11 @@
-"""As much of Slurm as the trainings of a table need, as processes of this machine: what its manuals say of sbatch,
-srun, sacct, scancel and scontrol. ``install`` makes the commands; run as a script, this file is each of them.
+"""A fake Slurm on this machine: sbatch, srun, sacct, scancel and scontrol, as described in their manuals.
 
-In the folder are for each job (an array's task is ``3_0``) ``states/<job>`` with Slurm's word for it, ``pids/<job>`` of
-its task and ``requeue/<job>`` where it is to be begun again; for each submission ``scripts/<number>``,
-``directories/<number>``, and ``controllers/<number>`` as long as something looks after it. While there is a file
-``busy``, nothing happens in the queue. ``lock`` may name a file: when a job was last begun again, ``at_requeue`` says
-whether somebody held it.
+``install`` writes the commands, which run this file as a script.
+
+The folder holds for each job (``3_0`` is a task of an array) ``states/<job>``, its state; ``pids/<job>``, the PID of
+its task; and ``requeue/<job>`` if it should be started again. It holds for each submission ``scripts/<number>``,
+``directories/<number>``, and ``controllers/<number>`` while its controller runs. While a file ``busy`` exists, nothing
+in the queue changes. ``lock`` may name a file: ``at_requeue`` then says if it was locked when a job was last requeued.
 """
 import fcntl
 import os
@@ -19,14 +19,14 @@ from pathlib import Path
 
 COMMANDS = ('sbatch', 'srun', 'sacct', 'scancel', 'scontrol')
 FOLDERS = ('states', 'pids', 'requeue', 'scripts', 'directories', 'controllers')
-# Options of sbatch's manual; each has a value but the last.
+# Options in sbatch's manual; all but the last take a value.
 SBATCH = ('account array comment constraint cpus-per-task dependency error exclude gpus-per-node gres job-name '
           'kill-on-invalid-dep mail-type mail-user mem mem-per-cpu mem-per-gpu nodelist nodes ntasks-per-node '
           'open-mode output partition qos signal time wckey requeue').split()
 
 
 def install(folder):
-    """Put the commands into ``folder/bin``."""
+    """Write the commands to ``folder/bin``."""
     for name in ('bin', *FOLDERS):
         (folder / name).mkdir(parents=True)
     for name in COMMANDS:
@@ -37,7 +37,7 @@ def install(folder):
 
 
 def read_script(text):
-    """The options of an sbatch script: they end where its commands begin."""
+    """Return the options of an sbatch script, which precede its commands."""
     options = {}
     for line in text.splitlines():
         if line.strip() and not line.startswith('#'):
@@ -60,9 +60,9 @@ def get(folder, job):
     return (folder / 'states' / job).read_text()
 
 
-def put(folder, job, word):
+def put(folder, job, state):
     part = folder / 'states' / f'.{job}'
-    part.write_text(word)
+    part.write_text(state)
     part.rename(folder / 'states' / job)
 
 
@@ -93,13 +93,13 @@ def sbatch(folder, script):
 
 def control(folder, number):
     try:
-        look_after(folder, number)
+        run_jobs(folder, number)
     finally:
         (folder / 'controllers' / number).unlink()
 
 
-def look_after(folder, number):
-    """What Slurm does with the jobs of a submission."""
+def run_jobs(folder, number):
+    """Start and watch the jobs of a submission, as Slurm's controller does."""
     script = folder / 'scripts' / number
     options = read_script(script.read_text())
     jobs, parallel = tasks_of(number, options)
@@ -219,7 +219,7 @@ def scontrol(folder, command, job):
 
 
 def lose(folder, job, word):
-    """What happens to a job when its node breaks down, or its memory is full."""
+    """End a job as if its node failed or its memory was full."""
     put(folder, job, word)
     send(task(folder, job), signal.SIGKILL)
 
