@@ -1,9 +1,8 @@
-"""Some iterations of the attention transfer authors' own training script, timed from outside.
+"""Time iterations of the attention transfer authors' training script.
 
-Their cifar.py (github.com/szagoruyko/attention-transfer, 2017) runs as it is, from a checkout. What it imports and this
-project does not need, torchnet and nested_dict, is stood in for by the few lines of each that it uses, written here;
-the clock is read in the stand-in for torchnet's engine. CIFAR-10 is taken without its MD5 sums, so that a copy that was
-packed anew will do.
+Their unmodified cifar.py (github.com/szagoruyko/attention-transfer, 2017) runs from a checkout. Its dependencies
+torchnet and nested_dict are replaced by minimal stubs defined here; the stub of torchnet's engine reads the clock. The
+MD5 check of CIFAR-10 is skipped, so that a repacked copy is accepted.
 """
 import json
 import os
@@ -12,7 +11,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-from common import Enough
+from common import StopTraining
 
 
 class _AverageValueMeter:
@@ -35,7 +34,7 @@ class _AverageValueMeter:
 
 
 class _ClassErrorMeter:
-    """Top-1 only, which is what is asked of it."""
+    """Top-1 only."""
 
     def __init__(self, accuracy=False):
         self.accuracy = accuracy
@@ -65,7 +64,8 @@ class _TimeMeter:
         return time.time() - self.begin
 
 
-def _engine(ends: list, iterations: int) -> type:
+def _make_engine(ends: list, iterations: int) -> type:
+    """Return a stub of torchnet's Engine that appends the time of each iteration to ``ends``."""
 
     class Engine:
 
@@ -99,9 +99,9 @@ def _engine(ends: list, iterations: int) -> type:
                     state['t'] += 1
                     ends.append(time.time())
                     if len(ends) == iterations:
-                        raise Enough
+                        raise StopTraining
                 state['epoch'] += 1
-            raise RuntimeError(f'the training ended after {len(ends)} of {iterations} iterations')
+            raise RuntimeError(f'The training ended after {len(ends)} of {iterations} iterations.')
 
     return Engine
 
@@ -116,43 +116,43 @@ class _NestedDict(dict):
                 yield (*path, key), value
 
 
-def _stand_in(ends: list, iterations: int) -> None:
-    def module(name, **content):
-        sys.modules[name] = made = ModuleType(name)
-        made.__dict__.update(content)
-        return made
+def _install_stubs(ends: list, iterations: int) -> None:
+    def stub(name, **content):
+        sys.modules[name] = module = ModuleType(name)
+        module.__dict__.update(content)
+        return module
 
-    meter = module('torchnet.meter', AverageValueMeter=_AverageValueMeter, ClassErrorMeter=_ClassErrorMeter,
-                   TimeMeter=_TimeMeter)
-    engine = module('torchnet.engine', Engine=_engine(ends, iterations))
-    module('torchnet', meter=meter, engine=engine)
-    module('nested_dict', nested_dict=_NestedDict)
-    take_any_copy()
+    meter = stub('torchnet.meter', AverageValueMeter=_AverageValueMeter, ClassErrorMeter=_ClassErrorMeter,
+                 TimeMeter=_TimeMeter)
+    engine = stub('torchnet.engine', Engine=_make_engine(ends, iterations))
+    stub('torchnet', meter=meter, engine=engine)
+    stub('nested_dict', nested_dict=_NestedDict)
+    skip_checksums()
 
 
-def take_any_copy() -> None:
-    """Let torchvision read CIFAR without its MD5 sums, so that a copy that was packed anew will do."""
+def skip_checksums() -> None:
+    """Make torchvision read CIFAR without checking MD5 sums, so that a repacked copy is accepted."""
     import torchvision.datasets.cifar as cifar
     cifar.check_integrity = lambda path, md5=None: Path(path).is_file()
 
 
 def run(checkout: str, data: str, folder: str, iterations: int, batch: int, workers: int) -> dict:
-    """WRN-16-1 under AT from an untrained WRN-16-2, which costs what a trained one does.
+    """Train WRN-16-1 with attention transfer from an untrained WRN-16-2, whose cost equals that of a trained one.
 
     Args:
-        checkout (str): Folder of their repository.
-        data (str): Folder that has ``cifar-10-batches-py`` in it.
-        folder (str): Where the script may write.
-        iterations (int): To train.
-        batch (int): Images in one.
-        workers (int): Of their loader.
+        checkout (str): Folder of the repository.
+        data (str): Folder that contains ``cifar-10-batches-py``.
+        folder (str): Working directory of the script.
+        iterations (int): Number of iterations.
+        batch (int): Batch size.
+        workers (int): Workers of the script's loader.
 
     Returns:
-        dict: As :func:`timed_training.run`.
+        dict: See :func:`timed_training.run`.
     """
     import torch
     ends: list = []
-    _stand_in(ends, iterations)
+    _install_stubs(ends, iterations)
     sys.path.insert(0, str(Path(checkout).resolve()))
     data = str(Path(data).resolve())
     os.chdir(folder)
@@ -166,5 +166,5 @@ def run(checkout: str, data: str, folder: str, iterations: int, batch: int, work
                 data, '--batch_size', str(batch), '--nthread', str(workers), '--save', 'run']
     try:
         script.main()
-    except Enough:
+    except StopTraining:
         return dict(ends=ends, images=batch)

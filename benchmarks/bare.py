@@ -1,4 +1,4 @@
-"""The attention transfer step without a framework: what the others are measured against."""
+"""The attention transfer step in plain PyTorch, the reference of the benchmarks."""
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from mmat.attention import attention_distance, attention_map
 
 
 def groups(network: nn.Module, images: Tensor) -> list:
-    """Outputs of the three groups of a wide residual network of mmat's."""
+    """Return the outputs of the three groups of mmat's wide ResNet."""
     backbone = network.backbone
     outputs = [backbone.conv0(images)]
     for group in (backbone.group0, backbone.group1, backbone.group2):
@@ -25,14 +25,14 @@ def attention(features: Tensor) -> Tensor:
 
 
 class Steps:
-    """What a step consists of, each to be called by itself; one batch, already on the device, serves all.
+    """Training steps and their parts as separate functions, on one batch on the device.
 
     Args:
-        student (nn.Module): WRN-d-k of mmat's, an mmpretrain classifier.
-        teacher (nn.Module): Likewise.
-        images (Tensor): Normalised.
-        labels (Tensor): Of them.
-        bf16 (bool): bfloat16 autocast.
+        student (nn.Module): mmpretrain classifier with mmat's WideResNet.
+        teacher (nn.Module): Another one.
+        images (Tensor): Normalised images.
+        labels (Tensor): Labels of the images.
+        bf16 (bool): Use bfloat16 autocast.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, bf16: bool):
@@ -59,24 +59,24 @@ class Steps:
             logits(self.teacher, groups(self.teacher, self.images)[-1])
 
     def transfer_step(self) -> None:
-        """As one writes it: losses as in the authors' code."""
+        """Attention transfer step with the losses of the authors' code."""
         with self.autocast():
             features = groups(self.student, self.images)
             loss = F.cross_entropy(logits(self.student, features[-1]), self.labels)
             with torch.no_grad():
                 targets = groups(self.teacher, self.images)
             with torch.autocast(self.images.device.type, enabled=False):
-                for mine, theirs in zip(features, targets):
-                    loss = loss + 1e3 * (attention(mine) - attention(theirs)).pow(2).mean()
+                for s, t in zip(features, targets):
+                    loss = loss + 1e3 * (attention(s) - attention(t)).pow(2).mean()
         self.update(loss)
 
     def lean_step(self) -> None:
-        """With mmat's own formulas, in the order in which mmat computes them, and nothing else."""
+        """Attention transfer step with mmat's formulas in mmat's order of computation."""
         with self.autocast():
             with torch.no_grad():
                 targets = [attention_map(features) for features in groups(self.teacher, self.images)]
             features = groups(self.student, self.images)
             loss = F.cross_entropy(logits(self.student, features[-1]), self.labels)
-            for mine, theirs in zip(features, targets):
-                loss = loss + 1e3 * attention_distance(attention_map(mine), theirs)
+            for s, target in zip(features, targets):
+                loss = loss + 1e3 * attention_distance(attention_map(s), target)
         self.update(loss)

@@ -1,6 +1,6 @@
-"""What the benchmarks share: measuring in turns, ratios with their spread, and the table results/speed.csv.
+"""Shared code of the benchmarks: interleaved measurements, ratios with quartiles, and the table results/speed.csv.
 
-A script is
+Outline of a script:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
@@ -10,7 +10,7 @@ A script is
     finish([row('R1', 'iteration / bare loop', ratio(times, 'ours', 'bare'), goal='<= 1.03', repeats=args.repeats,
                 setting='fp32, 2 threads')], args)
 
-``python benchmarks/common.py`` puts what was recorded into benchmarks/README.md.
+``python benchmarks/common.py`` updates the table in benchmarks/README.md from results/speed.csv.
 """
 import argparse
 import csv
@@ -32,30 +32,30 @@ ROOT = Path(__file__).resolve().parents[1]
 SPEED = ROOT / 'results' / 'speed.csv'
 COLUMNS = ('figure', 'what', 'value', 'low', 'high', 'unit', 'goal', 'repeats', 'setting',
            'hardware', 'software', 'date', 'commit', 'command')
-# Lines of benchmarks/README.md between which the table is.
+# The table of benchmarks/README.md is between these lines.
 _BEGIN, _END = '<!-- table: results/speed.csv -->', '<!-- end of speed -->'
 _KEY = ('figure', 'what', 'setting', 'hardware')
 
 
-class Enough(BaseException):
-    """Ends a training that is timed; nothing that reports errors takes it for one."""
+class StopTraining(BaseException):
+    """Ends a timed training. Not an Exception, so that no error handler catches it."""
 
 
 class Ratio(NamedTuple):
-    """A median, and the quartiles below and above it."""
+    """A median with its lower and upper quartile."""
     value: float
     low: float
     high: float
 
 
 def spread(values: Sequence[float]) -> Ratio:
-    """Median and quartiles, interpolated: the least value is at 0 %, the most at 100 %."""
+    """Return median and quartiles, interpolated between the minimum (0 %) and the maximum (100 %)."""
     low, _, high = quantiles(values, n=4, method='inclusive') if len(values) > 1 else 3 * [values[0]]
     return Ratio(median(values), low, high)
 
 
 def alternate(subjects: Dict[str, Callable[[], object]], repeats: int) -> Dict[str, list]:
-    """What each subject returns when they are called in turns, the first of a turn changing from repeat to repeat."""
+    """Call the subjects in turns, each repeat starting with the next one, and return their results by name."""
     names, results = list(subjects), {name: [] for name in subjects}
     for repeat in range(repeats):
         first = repeat % len(names)
@@ -68,17 +68,16 @@ def interleave(subjects: Dict[str, Callable[[], object]],
                repeats: int,
                steps: int = 1,
                warmup: int = 1) -> Dict[str, List[float]]:
-    """Time several things in turns, so that what else the machine does falls on all of them.
+    """Time several functions in turns, so that other load on the machine affects all of them.
 
     Args:
-        subjects (dict): What to call, by name.
-        repeats (int): Blocks of each subject. The order of the subjects moves on by one from repeat to repeat.
+        subjects (dict): Functions by name.
+        repeats (int): Blocks of each subject. Each repeat starts with the next subject.
         steps (int): Calls in a block. Defaults to 1.
         warmup (int): Calls of each subject before the first block, not timed. Defaults to 1.
 
     Returns:
-        dict: Seconds for a call, one for each repeat. What a CUDA device still has to do is waited for, before and
-        after a block.
+        dict: Seconds per call for each repeat. CUDA devices are synchronised before and after a block.
     """
     for call in subjects.values():
         for _ in range(warmup):
@@ -96,8 +95,8 @@ def _time(call: Callable[[], object], steps: int) -> float:
 
 
 def synchronize() -> None:
-    """Wait for a CUDA device, where there is one in use."""
-    torch = sys.modules.get('torch')  # without it nothing is on a GPU
+    """Wait for the CUDA device if one is in use."""
+    torch = sys.modules.get('torch')  # nothing is on a GPU unless torch is imported
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
@@ -105,15 +104,15 @@ def synchronize() -> None:
 def ratio(times: Dict[str, Sequence[float]],
           numerator: Union[str, Sequence[str]],
           denominator: Union[str, Sequence[str]]) -> Ratio:
-    """How many times the one takes of the other, from repeat to repeat.
+    """Compute the ratio of two times in each repeat.
 
     Args:
-        times (dict): As :func:`interleave` gives them.
-        numerator (str | Sequence[str]): A name, or names whose times are added: ``5 * ['one']`` is five of one.
-        denominator (str | Sequence[str]): Likewise.
+        times (dict): Results of :func:`interleave`.
+        numerator (str | Sequence[str]): A name, or names whose times are added: ``5 * ['one']`` is five times 'one'.
+        denominator (str | Sequence[str]): A name or names.
 
     Returns:
-        Ratio: Median and quartiles of the repeats' ratios.
+        Ratio: Median and quartiles over the repeats.
     """
     above, below = (_total(times, names) for names in (numerator, denominator))
     return spread([a / b for a, b in zip(above, below)])
@@ -126,19 +125,19 @@ def _total(times: Dict[str, Sequence[float]], names: Union[str, Sequence[str]]) 
 
 def in_process(*arguments: object, threads: Optional[int] = None, script: Optional[str] = None,
                **environment: str) -> object:
-    """Call a script, by default the one that runs, in a process of its own.
+    """Run a script, by default the current one, in a new process.
 
     Args:
-        arguments: Of its command line.
-        threads (int, optional): Of its arithmetic. Defaults to None: as here.
-        script (str, optional): Its path. Defaults to None.
-        environment: Variables that it finds beside those of this process.
+        arguments: Command line arguments.
+        threads (int, optional): OpenMP threads. Defaults to None, the setting of this process.
+        script (str, optional): Path of the script. Defaults to None, the current script.
+        environment: Additional environment variables.
 
     Returns:
-        object: The last line that it prints, read as JSON.
+        object: The last line of the output, parsed as JSON.
 
     Raises:
-        RuntimeError: It failed; the message has the end of what it said.
+        RuntimeError: The script failed. The message has the end of its output.
     """
     if threads is not None:
         environment['OMP_NUM_THREADS'] = str(threads)
@@ -150,27 +149,27 @@ def in_process(*arguments: object, threads: Optional[int] = None, script: Option
 
 
 def add_arguments(parser: argparse.ArgumentParser, repeats: int = 5) -> None:
-    """What every benchmark's command line has; ``repeats`` is the default."""
-    parser.add_argument('--repeats', type=int, default=repeats, help=f'measurements of each; default: {repeats}')
-    parser.add_argument('--threads', type=int, help="of a process's arithmetic; default: as torch takes them")
-    parser.add_argument('--record', action='store_true', help='put the rows into results/speed.csv')
+    """Add the options of all benchmarks; ``repeats`` is the default of --repeats."""
+    parser.add_argument('--repeats', type=int, default=repeats, help=f'number of measurements; default: {repeats}')
+    parser.add_argument('--threads', type=int, help="OpenMP threads of each process; default: torch's")
+    parser.add_argument('--record', action='store_true', help='write the rows to results/speed.csv')
 
 
 def start(args: argparse.Namespace) -> None:
-    """Before measuring: the threads, here and in processes begun from here; and whether recording will be refused."""
+    """Check the arguments, and set the threads of this process and its children."""
     if args.repeats < 1:
-        raise SystemExit(f'--repeats must be at least 1, got {args.repeats}')
+        raise SystemExit(f'--repeats must be at least 1, got {args.repeats}.')
     if args.record:
         _commit()
     if args.threads:
         os.environ['OMP_NUM_THREADS'] = str(args.threads)
-        import torch  # here: not every benchmark's main process needs it
+        import torch  # not needed by the main process of every benchmark
         torch.set_num_threads(args.threads)
 
 
 @contextmanager
 def quiet():
-    """No lines of information in the log; also a decorator."""
+    """Context or decorator that suppresses log messages up to INFO."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
@@ -180,7 +179,7 @@ def quiet():
 
 
 def describe_threads() -> str:
-    """Of this process's arithmetic, and of that of processes begun from here; after :func:`start`."""
+    """Return the number of threads for the column `setting`. Call after :func:`start`."""
     import torch
     count = torch.get_num_threads()
     return f'{count} thread{"s" if count > 1 else ""}'
@@ -193,42 +192,42 @@ def row(figure: str,
         goal: str = '',
         repeats: int = 1,
         setting: str = '') -> dict:
-    """One line of the table.
+    """Make a row of the table.
 
     Args:
         figure (str): Such as 'R1'.
-        what (str): What was measured, such as 'iteration / bare loop'.
-        measured (Ratio | Sequence[float]): The number and its quartiles.
+        what (str): Measured quantity, such as 'iteration / bare loop'.
+        measured (Ratio | Sequence[float]): Median and quartiles.
         unit (str): Such as 'ms', 'images/s', 'MiB'. Defaults to 'ratio'.
-        goal (str): Such as '<= 1.03', '' where there is none.
-        repeats (int): Of how many measurements ``measured`` is the median.
-        setting (str): Whatever else the number depends on: precision, layout, batch, threads.
+        goal (str): Such as '<= 1.03'. Defaults to '', no goal.
+        repeats (int): Number of measurements. Defaults to 1.
+        setting (str): Precision, layout, batch, threads and other conditions. Defaults to ''.
 
     Returns:
         dict: The columns up to ``setting``.
     """
     value, low, high = (float(f'{number:.4g}') for number in measured)
-    is_met(value, goal)  # says now if the goal cannot be read
+    is_met(value, goal)  # check that the goal is valid
     return dict(figure=figure, what=what, value=value, low=low, high=high, unit=unit, goal=goal, repeats=repeats,
                 setting=setting)
 
 
 def is_met(value: float, goal: str) -> Optional[bool]:
-    """Whether a value keeps to a goal such as '<= 1.03' or '>= 50'; None where there is none.
+    """Return True if a value meets a goal such as '<= 1.03' or '>= 50', and None without a goal.
 
     Raises:
-        ValueError: The goal is neither.
+        ValueError: The goal has another form.
     """
     if not goal:
         return None
     sign, _, bound = goal.partition(' ')
     if sign not in ('<=', '>='):
-        raise ValueError(f"a goal is such as '<= 1.03' or '>= 50', got {goal!r}")
+        raise ValueError(f"A goal must have the form '<= 1.03' or '>= 50', got {goal!r}.")
     return value <= float(bound) if sign == '<=' else value >= float(bound)
 
 
 def table(rows: Sequence[dict]) -> str:
-    """The rows in Markdown."""
+    """Format rows as a Markdown table."""
     lines = ['| figure | what | setting | median | quartiles | unit | goal |', '|---|---|---|---|---|---|---|']
     for each in rows:
         met = is_met(each['value'], each['goal'])
@@ -239,20 +238,20 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def finish(rows: Sequence[dict], args: argparse.Namespace) -> None:
-    """Print the rows, and record them if that was asked for."""
+    """Print the rows, and record them under --record."""
     print(table(rows), flush=True)
     if args.record:
         record(rows)
 
 
 def record(rows: Sequence[dict]) -> None:
-    """Put rows into results/speed.csv, in place of those of the same figure, what, setting and hardware.
+    """Write rows to results/speed.csv. They replace rows of equal figure, what, setting and hardware.
 
     Args:
-        rows (Sequence[dict]): As :func:`row` makes them; hardware, software, date, commit and command are added.
+        rows (Sequence[dict]): From :func:`row`. Hardware, software, date, commit and command are added.
 
     Raises:
-        SystemExit: Code differs from the commit: another could not measure the same.
+        SystemExit: The code differs from the commit, so that the numbers could not be reproduced.
     """
     from mmat.reproduce.provenance import describe_code, describe_hardware
     from mmat.utils.files import write_atomic
@@ -271,44 +270,57 @@ def record(rows: Sequence[dict]) -> None:
 
 
 def read_speed() -> List[dict]:
-    """The rows of results/speed.csv, as text; none where there is no such file.
+    """Return the rows of results/speed.csv as text; an empty list if the file does not exist.
 
     Raises:
-        ValueError: Its columns are others than :data:`COLUMNS`.
+        FileError: The columns are not :data:`COLUMNS`.
     """
     if not SPEED.is_file():
         return []
     with open(SPEED, newline='') as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f'{SPEED} has the columns {reader.fieldnames}, expected {list(COLUMNS)}')
+            from mmat.errors import FileError
+            raise FileError(f'File {SPEED} must have the columns {list(COLUMNS)}, got {reader.fieldnames}.')
         return list(reader)
 
 
 def readme() -> str:
-    """benchmarks/README.md with the table of what is in results/speed.csv."""
+    """Return the text of benchmarks/README.md with an updated table of the goals in results/speed.csv."""
     text = (ROOT / 'benchmarks' / 'README.md').read_text()
     begin, _, rest = text.partition(_BEGIN)
-    rows = sorted(read_speed(), key=lambda each: each['figure'])
-    shown = table([{**each, **{key: float(each[key]) for key in ('value', 'low', 'high')}} for each in rows])
-    return f'{begin}{_BEGIN}\n{shown}\n{_END}{rest.partition(_END)[2]}'
+    rows = sorted((each for each in read_speed() if each['goal']), key=lambda each: each['figure'])
+    return f'{begin}{_BEGIN}\n{goal_table(rows)}\n{_END}{rest.partition(_END)[2]}'
+
+
+def goal_table(rows: Sequence[dict]) -> str:
+    """Format recorded rows with goals as a Markdown table."""
+    lines = ['| figure | quantity | setting | median (quartiles) | goal | met | hardware | commit |',
+             '|---|---|---|---|---|---|---|---|']
+    for each in rows:
+        value, low, high = (float(each[key]) for key in ('value', 'low', 'high'))
+        unit = '' if each['unit'] == 'ratio' else f' {each["unit"]}'
+        lines.append(f'| {each["figure"]} | {each["what"]} | {each["setting"]} | '
+                     f'{value:g} ({low:g} to {high:g}){unit} | {each["goal"]} | '
+                     f'{"yes" if is_met(value, each["goal"]) else "**no**"} | {each["hardware"]} | {each["commit"]} |')
+    return '\n'.join(lines)
 
 
 def _commit() -> str:
-    """The commit that the code is of, benchmarks included.
+    """Return the commit of the code, including the benchmarks.
 
     Raises:
-        SystemExit: There is none, or code differs from it.
+        SystemExit: There is no commit, or the code differs from it.
     """
     from mmat.reproduce.provenance import describe_code
     commit = describe_code()['commit']
     if commit is None:
-        raise SystemExit('--record needs a git checkout: a number is recorded with the commit that it is of')
+        raise SystemExit('--record needs a git checkout, because it records the commit.')
     changed = subprocess.run(['git', '-C', str(ROOT), 'status', '--porcelain', '--', 'benchmarks/*.py'], check=True,
                              capture_output=True, text=True).stdout
     if commit.endswith('+') or changed:
-        raise SystemExit('--record needs the code as committed, and mmat, configs, tools, recipes or benchmarks differ '
-                         f'from {commit.rstrip("+")}: git status tells where')
+        raise SystemExit('--record needs committed code, but mmat, configs, tools, recipes or benchmarks differ from '
+                         f'{commit.rstrip("+")}. See git status.')
     return commit
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Time of a training step on the CPU as the parts of the recommended setting are added, interleaved.
+"""Time a training step on the CPU while adding the parts of the recommended setting one by one.
 
     python benchmarks/cpu_setting.py [--repeats 5] [--batch 128]
 
-Prints the median step of WRN-16-1 (forward, loss, backward, SGD) and forward of the teacher WRN-16-2, in ms.
+Prints the median time of a step of WRN-16-1 (forward, loss, backward, SGD) and of a forward pass of the teacher
+WRN-16-2, in ms.
 """
 import argparse
 import json
@@ -44,12 +45,12 @@ def measure(parts, batch, steps=6):
         optimizer.step()
 
     @torch.no_grad()
-    def teach():
+    def forward_teacher():
         with torch.autocast('cpu', torch.bfloat16, enabled='bf16' in parts):
             teacher(images)
 
     times = {}
-    for name, step in (('step', train), ('teacher', teach)):
+    for name, step in (('step', train), ('teacher', forward_teacher)):
         step()
         times[name] = []
         for _ in range(steps):
@@ -71,7 +72,7 @@ def main():
     results = {name: [] for name in SETTINGS}
     for _ in range(args.repeats):
         for name in SETTINGS:
-            # The allocator's setting cannot be taken back, so each measurement has a process of its own.
+            # The allocator's setting cannot be undone, so each measurement runs in a new process.
             output = subprocess.run([sys.executable, __file__, '--one', name, '--batch', str(args.batch)],
                                     check=True, capture_output=True, text=True).stdout
             results[name].append(json.loads(output.splitlines()[-1]))

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""JPEG decoding and the ImageNet training pipeline, images a second in one process: Pillow, OpenCV, torchvision.io.
+"""Images/s of JPEG decoding and of the ImageNet training pipeline in one process: Pillow, OpenCV, torchvision.io.
 
     python benchmarks/decode.py --threads 1 [--images FOLDER]
 
-Pillow is what mmat.LoadImage decodes with, OpenCV mmcv's default and so that of the ImageNet configs. The pictures are
-those of a folder, or random windows of 500x375 of the two photographs that scikit-learn brings, some mirrored, brighter
-or darker, as JPEG of quality 90, 4:2:0. The pipeline is that of configs/_base_/datasets/imagenet_bs32.py from the file
-to the packed image, with each decoder; torchvision's is its decoder with transforms of its own that do the same on
-tensors. On a GPU nvJPEG decodes too, all pictures in one call. How far pixels differ from Pillow's is printed below.
+mmat.LoadImage decodes with Pillow; mmcv, and with it the ImageNet configs, with OpenCV. The images are those of a
+folder, or random 500x375 windows of scikit-learn's two photographs, with random mirroring and brightness, as JPEG of
+quality 90, 4:2:0. The pipeline is that of configs/_base_/datasets/imagenet_bs32.py, from the file to the packed image;
+for torchvision, its equivalent tensor transforms. On a GPU, nvJPEG also decodes all images in one call. The differences
+of pixels from Pillow's are printed below the table.
 """
 import argparse
 import io
@@ -23,8 +23,8 @@ from torchvision.io import decode_jpeg, read_file
 from torchvision.transforms import v2
 
 
-def draw_pictures(count):
-    """JPEGs as bytes."""
+def make_jpegs(count):
+    """Yield JPEGs as bytes."""
     from sklearn.datasets import load_sample_images
     generator = np.random.default_rng(0)
     for index in range(count):
@@ -50,7 +50,7 @@ def decode_torchvision(content):
 
 
 def pipelines():
-    """From a path to a packed image of 224x224."""
+    """Return functions from a path to a packed image of 224x224, by decoder."""
     from mmengine.config import Config
     from mmengine.dataset import Compose
     from mmengine.registry import DefaultScope
@@ -70,41 +70,41 @@ def pipelines():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument('--images', metavar='FOLDER', help='JPEG files to take instead')
-    parser.add_argument('--count', type=int, default=64, help='pictures; default: 64')
+    parser.add_argument('--images', metavar='FOLDER', help='read JPEG files from this folder instead')
+    parser.add_argument('--count', type=int, default=64, help='number of images; default: 64')
     args = parser.parse_args()
     start(args)
     if args.threads:
         cv2.setNumThreads(args.threads)
     if args.images:
         files = sorted(path for path in Path(args.images).iterdir() if path.suffix.lower() in ('.jpg', '.jpeg'))
-        pictures, source = [path.read_bytes() for path in files[:args.count]], f'of {Path(args.images).resolve().name}'
+        images, source = [path.read_bytes() for path in files[:args.count]], f'of {Path(args.images).resolve().name}'
     else:
-        pictures, source = list(draw_pictures(args.count)), '500x375, quality 90, of two photographs'
-    if not pictures:
-        parser.error(f'--images: {args.images} has no JPEG file')
+        images, source = list(make_jpegs(args.count)), '500x375, quality 90, of two photographs'
+    if not images:
+        parser.error(f'--images: The folder {args.images} has no JPEG file.')
     decoders = {'Pillow': decode_pillow, 'OpenCV': decode_opencv, 'torchvision': decode_torchvision}
-    calls = {name: lambda decode=decode: [decode(each) for each in pictures] for name, decode in decoders.items()}
+    calls = {name: lambda decode=decode: [decode(each) for each in images] for name, decode in decoders.items()}
     if torch.cuda.is_available():
-        tensors = [torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in pictures]
+        tensors = [torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in images]
         calls['nvJPEG'] = lambda: decode_jpeg(tensors, device='cuda')
-    setting = f'{len(pictures)} JPEGs {source}, {describe_threads()}'
-    rows = list(tell('JPEG decoding', interleave(calls, args.repeats), len(pictures), setting))
+    setting = f'{len(images)} JPEGs {source}, {describe_threads()}'
+    rows = list(make_rows('JPEG decoding', interleave(calls, args.repeats), len(images), setting))
     with tempfile.TemporaryDirectory() as folder:
-        paths = [f'{folder}/{index}.jpg' for index in range(len(pictures))]
-        for path, content in zip(paths, pictures):
+        paths = [f'{folder}/{index}.jpg' for index in range(len(images))]
+        for path, content in zip(paths, images):
             Path(path).write_bytes(content)
         calls = {name: lambda step=step: [step(path) for path in paths] for name, step in pipelines().items()}
-        rows += tell('read, decode, crop, resize, flip', interleave(calls, args.repeats), len(pictures), setting)
+        rows += make_rows('read, decode, crop, resize, flip', interleave(calls, args.repeats), len(images), setting)
     finish(rows, args)
-    for name, others in (('OpenCV', [decode_opencv(each)[..., ::-1] for each in pictures]),
-                         ('torchvision', [decode_torchvision(each).permute(1, 2, 0).numpy() for each in pictures])):
-        off = [np.abs(decode_pillow(each).astype(int) - other) for each, other in zip(pictures, others)]
-        print(f'{name} against Pillow: mean difference {np.mean([each.mean() for each in off]):.3g} of 255, '
-              f'largest {max(each.max() for each in off)}')
+    for name, others in (('OpenCV', [decode_opencv(each)[..., ::-1] for each in images]),
+                         ('torchvision', [decode_torchvision(each).permute(1, 2, 0).numpy() for each in images])):
+        differences = [np.abs(decode_pillow(each).astype(int) - other) for each, other in zip(images, others)]
+        print(f'{name} against Pillow: mean difference {np.mean([each.mean() for each in differences]):.3g} of 255, '
+              f'largest {max(each.max() for each in differences)}')
 
 
-def tell(what, times, count, setting):
+def make_rows(what, times, count, setting):
     repeats = len(next(iter(times.values())))
     for name, seconds in times.items():
         yield row('decode', what, spread([count / each for each in seconds]), 'images/s', '', repeats,

@@ -1,14 +1,13 @@
 #!/usr/bin/env python
-"""R1: what mmat's training iteration costs beyond the same step in plain PyTorch, and whether that stays so.
+"""R1: overhead of mmat's training iteration over the same step in plain PyTorch, and its growth in long trainings.
 
     python benchmarks/framework.py [--repeats 20] [--steps 5] [--fp32] [--data-root data/cifar10] [--flat] [--record]
 
-An iteration is the whole of tools/train.py's: loader, augmentation, distiller, optimizer, schedulers, hooks, logging
-every 100 iterations (WRN-16-1 with attention transfer from WRN-16-2, batch 128, real CIFAR-10). Plain PyTorch is
-benchmarks/bare.py on one batch that is ready, with mmat's formulas, so that what is left is the framework. Blocks of
-``--steps`` iterations of the one and the other alternate within one training. --flat instead runs 200,000 iterations of
-a network of one weight through the same hooks, and compares the last 1000 with the 1000 after the first 100, and the
-checkpoints.
+The iteration is the full iteration of tools/train.py: loader, augmentation, distiller, optimizer, schedulers, hooks and
+logging every 100 iterations (WRN-16-1 with attention transfer from WRN-16-2, batch 128, CIFAR-10). Plain PyTorch is
+benchmarks/bare.py with mmat's formulas on a prepared batch, so that the difference is the framework. Blocks of
+``--steps`` iterations of both alternate within one training. --flat instead runs 200,000 iterations of a network with
+one weight through the same hooks, and compares the last 1000 with the 1000 after the first 100, and the checkpoints.
 """
 import argparse
 import tempfile
@@ -33,7 +32,7 @@ CONFIG, TEACHER = 'wrn16-1_at-wrn16-2_1xb128_cifar10', 'wrn16-2_1xb128_cifar10'
 
 
 class Alternate(Hook):
-    """Times blocks of iterations, and after each a block of each of other things."""
+    """Time blocks of iterations, each followed by a block of each of ``others``."""
 
     priority = 'LOWEST'
 
@@ -45,7 +44,7 @@ class Alternate(Hook):
         if (batch_idx + 1) % self.steps:
             return
         synchronize()
-        # The first block of each warms up.
+        # The first block of each is a warm-up.
         if batch_idx >= self.steps:
             self.times['mmat'].append((time.perf_counter() - self.begin) / self.steps)
         for name, call in self.others.items():
@@ -94,10 +93,10 @@ def measure_overhead(args, folder: Path) -> list:
 
 @MODELS.register_module()
 class OneWeight(BaseModel):
-    """Next to nothing, with as many logged values as a distillation run has."""
+    """A network with one weight and as many logged values as a distillation run."""
 
     def __init__(self, data_preprocessor=None):
-        super().__init__()  # the images of the config are others
+        super().__init__()  # the preprocessor of the config expects other images
         self.weight = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, inputs, data_samples=None, mode='loss'):
@@ -115,10 +114,10 @@ class Clock(Hook):
     priority = 'LOWEST'
 
     def __init__(self):
-        self.ticks = []
+        self.times = []
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.ticks.append(time.perf_counter())
+        self.times.append(time.perf_counter())
 
 
 def measure_growth(args, folder: Path) -> list:
@@ -141,8 +140,8 @@ def measure_growth(args, folder: Path) -> list:
     clock = Clock()
     runner.register_hook(clock)
     runner.train()
-    gaps = [1e3 * (after - before) for before, after in zip(clock.ticks, clock.ticks[1:])]
-    # The beginning of an epoch shuffles and saves.
+    gaps = [1e3 * (after - before) for before, after in zip(clock.times, clock.times[1:])]
+    # Skip the start of the epoch, which shuffles and saves.
     first, last = gaps[100:1100], gaps[-1000:]
     sizes = [(folder / f'epoch_{epoch}.pth').stat().st_size for epoch in (1, epochs)]
     (first_value, *first_quartiles), (last_value, *last_quartiles) = spread(first), spread(last)
@@ -161,12 +160,12 @@ def measure_growth(args, folder: Path) -> list:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, repeats=20)
-    parser.add_argument('--steps', type=int, default=5, help='iterations in a block; default: 5')
+    parser.add_argument('--steps', type=int, default=5, help='iterations per block; default: 5')
     parser.add_argument('--fp32', action='store_true', help='without the recommended CPU setting')
     parser.add_argument('--data-root', default='data/cifar10')
     parser.add_argument('--flat', action='store_true', help='measure growth instead')
-    parser.add_argument('--iterations', type=int, default=200000, help='of --flat')
-    parser.add_argument('--mmengine', action='store_true', help="with --flat: mmengine's own hooks, for comparison")
+    parser.add_argument('--iterations', type=int, default=200000, help='number of iterations with --flat')
+    parser.add_argument('--mmengine', action='store_true', help="with --flat: use mmengine's hooks, for comparison")
     args = parser.parse_args()
     start(args)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""R3: images a second of the CIFAR loader with crop and flip, beside torchvision's PIL pipeline.
+"""R3: images/s of the CIFAR loader with crop and flip, compared with torchvision's PIL pipeline.
 
     python benchmarks/loader.py [--repeats 7] [--batches 300] [--data-root data/cifar10] [--record]
 
-Both give shuffled, augmented and normalised float batches of 128 of the real training set, by torch's DataLoader:
-mmat's in this process, with the augmentation and the data preprocessor of the config, in channels_last memory and
-with the allocator of the recommended CPU setting; torchvision's with two workers. In turns. The loader's share of an
-epoch is that of its time in a whole training iteration (WRN-16-1 with attention transfer from WRN-16-2).
+Both load shuffled, augmented and normalised float batches of 128 training images with torch's DataLoader: mmat in this
+process, with the data preprocessor of the config, channels_last memory and the allocator of the recommended CPU
+setting; torchvision with two workers. They take turns. The loader's share of an epoch is its share of the time of a
+training iteration (WRN-16-1 with attention transfer from WRN-16-2).
 """
 import argparse
 import time
@@ -26,8 +26,8 @@ from mmat.utils.zoo import find_config
 CONFIG = 'wrn16-1_1xb128_cifar10'
 
 
-class Pictures(Dataset):
-    """The images one by one, through torchvision's transforms."""
+class PILImages(Dataset):
+    """Single images with torchvision's transforms."""
 
     def __init__(self, dataset: CIFAR10, mean: list, std: list):
         self.images = dataset.images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -47,8 +47,8 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def seconds_a_batch(loader: DataLoader, prepare, batches: int) -> float:
-    """Over ``batches`` batches of one epoch, after the first ten."""
+def seconds_per_batch(loader: DataLoader, prepare, batches: int) -> float:
+    """Return the mean time over ``batches`` batches of one epoch, after the first ten."""
     iterator = iter(loader)
     for _ in range(10):
         prepare(next(iterator))
@@ -61,10 +61,10 @@ def seconds_a_batch(loader: DataLoader, prepare, batches: int) -> float:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, repeats=7)
-    parser.add_argument('--batches', type=int, default=300, help="of mmat's loader; a third of them of the other")
+    parser.add_argument('--batches', type=int, default=300, help="batches of mmat's loader; torchvision's gets a third")
     parser.add_argument('--data-root', default='data/cifar10')
     parser.add_argument('--iteration', type=float, default=None, metavar='MS',
-                        help='of a training iteration, from framework.py: also give the share of the loader in it')
+                        help='time of a training iteration from framework.py; adds the share of the loader')
     args = parser.parse_args()
     start(args)
     keep_freed_memory()
@@ -72,11 +72,11 @@ def main():
     settings.channels_last = True
     preprocessor = MODELS.build(settings)
     dataset = CIFAR10(args.data_root, 'train')
-    mine = DataLoader(dataset, 128, shuffle=True, collate_fn=FUNCTIONS.get('mmat.keep_batch'))
-    theirs = DataLoader(Pictures(dataset, settings.mean, settings.std), 128, shuffle=True, num_workers=2)
+    ours = DataLoader(dataset, 128, shuffle=True, collate_fn=FUNCTIONS.get('mmat.keep_batch'))
+    theirs = DataLoader(PILImages(dataset, settings.mean, settings.std), 128, shuffle=True, num_workers=2)
     times = alternate(dict(
-        mmat=lambda: seconds_a_batch(mine, lambda batch: preprocessor(batch, training=True), args.batches),
-        pil=lambda: seconds_a_batch(theirs, lambda batch: batch, args.batches // 3)), args.repeats)
+        mmat=lambda: seconds_per_batch(ours, lambda batch: preprocessor(batch, training=True), args.batches),
+        pil=lambda: seconds_per_batch(theirs, lambda batch: batch, args.batches // 3)), args.repeats)
     shared = dict(repeats=args.repeats, setting=f'batch 128, {describe_threads()}')
     rows = [
         row('R3', 'images/s / PIL with 2 workers', ratio(times, 'pil', 'mmat'), goal='>= 50', **shared),

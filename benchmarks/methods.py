@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Time and peak memory of one training step of each transfer method, beside the student alone.
+"""Time and peak memory of a training step of each transfer method, relative to the student alone.
 
     python benchmarks/methods.py [--repeats 3] [--steps 10] [--batch 128] [--only wrn16-1] [--fp32] [--device cpu]
 
-Every measurement is a process of its own: the step of the config (distiller, optimizer, on random images; no loader,
-no logging) under the recommended CPU setting, or fp32; on a GPU as torch comes, fp32 with TF32 convolutions. Prints
-Markdown: medians over the repeats, which interleave the methods, and ratios to the student alone. Peak memory is what
-the process grew by, at most, from before the first step, on a CPU; what CUDA allocated, at most, weights included, on a
-GPU.
+Each measurement runs in a new process: the step of the config (distiller and optimizer on random images, without loader
+and logging) under the recommended CPU setting, or in fp32; on a GPU with torch's defaults, fp32 with TF32 convolutions.
+Prints Markdown: medians over the repeats, which interleave the methods, and ratios to the student alone. Peak memory on
+a CPU is the largest growth of the process since before the first step; on a GPU, the largest CUDA allocation, including
+weights.
 """
 import argparse
 import json
@@ -31,7 +31,7 @@ CONFIGS = {
 
 
 def build(name, fp32, device):
-    """The config's model, with an untrained teacher, which costs what a trained one does."""
+    """Build the config's model with an untrained teacher, whose cost equals that of a trained one."""
     import torch
     from mmengine.config import Config
     from mmengine.registry import OPTIM_WRAPPERS

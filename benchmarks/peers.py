@@ -1,11 +1,11 @@
-"""Some iterations of attention transfer by other toolboxes' own training scripts, timed from outside.
+"""Time iterations of attention transfer in other toolboxes' training scripts.
 
-From a checkout each, as they are: RepDistiller (github.com/HobbitLong/RepDistiller), torchdistill
-(github.com/yoshitomo-matsubara/torchdistill) and MMRazor (github.com/open-mmlab/mmrazor). All train WRN-16-1 under
+Each runs unmodified from a checkout: RepDistiller (github.com/HobbitLong/RepDistiller), torchdistill
+(github.com/yoshitomo-matsubara/torchdistill) and MMRazor (github.com/open-mmlab/mmrazor). All train WRN-16-1 with
 attention transfer from an untrained WRN-16-2, with the three groups, the authors' form of the loss, random crops and
-flips and SGD with momentum. RepDistiller knows CIFAR-100 only, and gets the images of CIFAR-10 in that layout; it also
-computes, at a weight of zero, the loss of knowledge distillation. MMRazor has no such networks, and gets mmat's, with
-mmpretrain's CIFAR-10 and the augmentation of its config; it takes mmcv 2.0 or 2.1.
+flips, and SGD with momentum. RepDistiller supports CIFAR-100 only and reads the images of CIFAR-10 in that layout. It
+also computes the loss of knowledge distillation, at a weight of zero. MMRazor has no wide ResNets and uses mmat's, with
+mmpretrain's CIFAR-10 and augmentation; it needs mmcv 2.0 or 2.1.
 """
 import os
 import pickle
@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 import timed_training
-from authors import take_any_copy
-from common import Enough
+from authors import skip_checksums
+from common import StopTraining
 
 _TORCHDISTILL = """
 datasets:
@@ -99,25 +99,25 @@ train:
 
 
 def torchdistill(checkout: str, data: str, folder: str, iterations: int, batch: int, workers: int) -> dict:
-    """As :func:`authors.run`."""
+    """Train with this toolbox. Arguments and result are those of :func:`authors.run`."""
     import torch
     cuda = torch.cuda.is_available()
     config = Path(folder, 'config.yaml')
     config.write_text(_TORCHDISTILL.format(data=data, folder=folder, batch=batch, workers=workers, cuda=cuda))
-    take_any_copy()
+    skip_checksums()
     return _run(checkout, 'examples/torchvision/image_classification.py', iterations, batch,
                 '--config', str(config), '--device', 'cuda' if cuda else 'cpu')
 
 
 def repdistiller(checkout: str, data: str, folder: str, iterations: int, batch: int, workers: int) -> dict:
-    """As :func:`authors.run`."""
+    """Train with this toolbox. Arguments and result are those of :func:`authors.run`."""
     import torch
     os.chdir(folder)
     _write_as_cifar100(Path(data), Path('data', 'cifar-100-python'))
-    take_any_copy()
+    skip_checksums()
 
     class Logger:
-        """Of tensorboard_logger, which writes what each epoch ends with."""
+        """Stub of tensorboard_logger.Logger, which logs at the end of an epoch."""
 
         def __init__(self, logdir, flush_secs):
             pass
@@ -126,7 +126,7 @@ def repdistiller(checkout: str, data: str, folder: str, iterations: int, batch: 
     module.Logger = Logger
     sys.path.insert(0, str(Path(checkout).resolve()))
     from models import model_dict
-    teacher = Path('wrn_16_2_cifar100', 'teacher.pth')  # the folder's name tells it the network
+    teacher = Path('wrn_16_2_cifar100', 'teacher.pth')  # RepDistiller reads the network from the folder name
     teacher.parent.mkdir()
     torch.save(dict(model=model_dict['wrn_16_2'](num_classes=100).state_dict()), teacher)
     return _run(checkout, 'train_student.py', iterations, batch, '--path_t', str(teacher), '--distill', 'attention',
@@ -135,7 +135,7 @@ def repdistiller(checkout: str, data: str, folder: str, iterations: int, batch: 
 
 
 def mmrazor(checkout: str, data: str, folder: str, iterations: int, batch: int, workers: int) -> dict:
-    """As :func:`authors.run`."""
+    """Train with this toolbox. Arguments and result are those of :func:`authors.run`."""
     from mmengine.config import Config
     from mmpretrain.datasets import CIFAR10
 
@@ -172,32 +172,32 @@ def mmrazor(checkout: str, data: str, folder: str, iterations: int, batch: int, 
 
 
 def _run(checkout: str, script: str, iterations: int, batch: int, *arguments: str) -> dict:
-    """Run a script until its optimizer has made so many steps; an iteration lasts from one to the next."""
+    """Run a script for a number of optimizer steps, and record the time of each step."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
     ends: list = []
 
-    def tick(*_):
+    def record_time(*_):
         ends.append(time.time())
         if len(ends) == iterations:
-            raise Enough
+            raise StopTraining
 
     checkout = Path(checkout).resolve()
     path, argv = list(sys.path), sys.argv
     sys.path[:0] = [str(checkout), str((checkout / script).parent)]
     sys.argv = [script, *arguments]
-    handle = register_optimizer_step_post_hook(tick)
+    handle = register_optimizer_step_post_hook(record_time)
     try:
         runpy.run_path(str(checkout / script), run_name='__main__')
-    except Enough:
+    except StopTraining:
         return dict(ends=ends, images=batch)
     finally:
         handle.remove()
         sys.path[:], sys.argv = path, argv
-    raise RuntimeError(f'{script} ended after {len(ends)} of {iterations} iterations')
+    raise RuntimeError(f'Script {script} ended after {len(ends)} of {iterations} iterations.')
 
 
 def _write_as_cifar100(data: Path, folder: Path) -> None:
-    """The training images of CIFAR-10 as CIFAR-100's, and a batch of the others to test with."""
+    """Write CIFAR-10 in CIFAR-100's layout, with 128 test images."""
 
     def read(name):
         with open(data / 'cifar-10-batches-py' / name, 'rb') as file:

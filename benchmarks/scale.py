@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""R6: how AT training scales, with processes, with the batch and with depth. On the CPU.
+"""R6: scaling of attention transfer training with processes, batch size and depth, on the CPU.
 
     python benchmarks/scale.py [--only processes]
 
-Processes: tools/train.py under torchrun, 2 processes of one thread each that share a batch through gloo, against one
-process of one thread. The 2 of them can at most do what two trainings that know nothing of each other do at the same
-time on this machine, whose cores share caches and memory: that is measured beside it.
+Processes: tools/train.py under torchrun, two processes of one thread each that share a batch through gloo, against one
+process of one thread. The cores share caches and memory, so the upper bound is the speed of two independent
+simultaneous trainings, which is also measured.
 
-Batch and depth: the AT step of WRN-d-1 from WRN-16-2 on random images, one thread or more, in the recommended setting,
-and the memory that the process grew by, at most, from before the first step. Each point is a process of its own; they
-take turns. Growth is linear if a straight line fits: the line with the least squares of measured / line - 1 is drawn
-through the medians, and the row is the largest measured / line, with the least and the most of all points as quartiles.
+Batch and depth: the step of WRN-d-1 with attention transfer from WRN-16-2 on random images, in the recommended setting,
+and the largest growth of the process's memory since before the first step. Each point runs in a new process; they take
+turns. A straight line is fitted to the medians by least squares of measured / line - 1. The row reports the largest
+measured / line, with the smallest and largest of all points in place of the quartiles.
 """
 import argparse
 import json
@@ -45,10 +45,10 @@ BATCHES, DEPTHS = [32, 64, 128, 256, 512, 1024], [16, 22, 28, 40, 64, 100]
 
 
 def train(args, batch, processes=1):
-    """Images a second of tools/train.py, each process with one thread and that many images of the batch."""
+    """Return images/s of tools/train.py, with one thread and ``batch`` images per process."""
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as folder:
-        # One thread at a time: Python 3.11 cannot parse in two, and reading a config is that.
+        # Reading a config parses Python, which is not thread-safe in Python 3.11.
         with _building:
             teacher = save_untrained(TEACHER, f'{folder}/teacher.pth')
         command = [
@@ -63,12 +63,13 @@ def train(args, batch, processes=1):
 
 
 def train_two(args, batch):
-    """Two trainings at the same time."""
+    """Return images/s of two simultaneous trainings together."""
     with ThreadPoolExecutor(2) as pool:
         return sum(pool.map(lambda _: train(args, batch), range(2)))
 
 
-def processes(args):
+def measure_processes(args):
+    """Yield the rows of the scaling with processes."""
     speeds = alternate({
         'one 64': partial(train, args, 64), 'one 128': partial(train, args, 128),
         'two 64': partial(train, args, 64, processes=2), 'apart 64': partial(train_two, args, 64)}, args.repeats)
@@ -87,8 +88,8 @@ def processes(args):
 
 
 @quiet()
-def step(depth, batch, steps):
-    """The median time of a step, s, and the memory that steps take, MiB."""
+def measure_step(depth, batch, steps):
+    """Return the median time of a step in s, and the memory growth of the process in MiB."""
     import torch
     from mmengine.config import Config
     from mmengine.registry import OPTIM_WRAPPERS
@@ -104,7 +105,7 @@ def step(depth, batch, steps):
     model = MODELS.build({**config.model.to_dict(), 'teacher': build_network(TEACHER)}).train()
     options = {key: value for key, value in config.optim_wrapper.optimizer.items() if key != 'type'}
     optimizer = OPTIM_WRAPPERS.build(
-        {**config.optim_wrapper, 'optimizer': torch.optim.SGD(model.parameters(), **options)})
+        {'type': 'OptimWrapper', **config.optim_wrapper, 'optimizer': torch.optim.SGD(model.parameters(), **options)})
     model.set_progress(0, 0, 200, 200 * 391)
     model.prepare_teacher()
     data = dict(inputs=torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8),
@@ -118,10 +119,10 @@ def step(depth, batch, steps):
     return median(times[1:]), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
 
 
-def line(x, y):
-    """measured / line at each point, of the straight line with the least squares of measured / line - 1.
+def ratios_to_line(x, y):
+    """Return measured / line at each point for a straight line fitted by least squares of measured / line - 1.
 
-    The squares are of line / measured - 1, in which the line's two numbers are linear, and which is as small.
+    The fit minimises line / measured - 1, which is linear in the coefficients and equal to first order.
     """
     import numpy as np
     x, y = np.asarray(x, float), np.asarray(y, float)
@@ -130,8 +131,8 @@ def line(x, y):
     return y / (coefficients[0] + coefficients[1] * x)
 
 
-def growth(args, what, points):
-    """The rows of a series of (depth, batch) that differ in one of them."""
+def measure_growth(args, what, points):
+    """Yield the rows of a series of points (depth, batch) along the axis ``what``."""
     measured = alternate({point: partial(in_process, '--one', *point, '--steps', args.steps) for point in points},
                          args.repeats)
     axis = 0 if what == 'depth' else 1
@@ -143,7 +144,7 @@ def growth(args, what, points):
             yield row(what=f'{name}, {what} {point[axis]}', measured=spread(values[point]), unit=unit,
                       setting=f'recommended, {fixed}, {describe_threads()}', **named)
         if len(points) > 2:
-            off = line([point[axis] for point in points], [median(values[point]) for point in points])
+            off = ratios_to_line([point[axis] for point in points], [median(values[point]) for point in points])
             yield row(what=f'{name} / straight line in {what}, where most above (range: all)',
                       measured=(off.max(), off.min(), off.max()),
                       setting=f'recommended, {fixed}, {what} {points[0][axis]} to {points[-1][axis]}, '
@@ -154,27 +155,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     parser.add_argument('--only', choices=['processes', 'batch', 'depth'])
-    parser.add_argument('--data', default=str(ROOT / 'data' / 'cifar10'), help='the folder of CIFAR-10')
-    parser.add_argument('--iterations', type=int, default=60, help='of a training; default: 60')
-    parser.add_argument('--skip', type=int, default=10, help='of them, the first that do not count; default: 10')
-    parser.add_argument('--steps', type=int, default=6, help='of a batch or depth; default: 6')
-    parser.add_argument('--batches', type=int, nargs='+', default=BATCHES, help='with WRN-16-1')
-    parser.add_argument('--depths', type=int, nargs='+', default=DEPTHS, help='with --batch')
+    parser.add_argument('--data', default=str(ROOT / 'data' / 'cifar10'), help='folder of CIFAR-10')
+    parser.add_argument('--iterations', type=int, default=60, help='iterations of a training; default: 60')
+    parser.add_argument('--skip', type=int, default=10, help='warm-up iterations, not counted; default: 10')
+    parser.add_argument('--steps', type=int, default=6, help='steps for each batch size or depth; default: 6')
+    parser.add_argument('--batches', type=int, nargs='+', default=BATCHES, help='batch sizes, with WRN-16-1')
+    parser.add_argument('--depths', type=int, nargs='+', default=DEPTHS, help='depths, with batch size --batch')
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--one', type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(step(*args.one, args.steps)))
+        print(json.dumps(measure_step(*args.one, args.steps)))
         return
     args.data = str(Path(args.data).resolve())
     start(args)
     rows = []
     if args.only in (None, 'processes'):
-        rows += processes(args)
+        rows += measure_processes(args)
     if args.only in (None, 'batch'):
-        rows += growth(args, 'batch', [(16, batch) for batch in args.batches])
+        rows += measure_growth(args, 'batch', [(16, batch) for batch in args.batches])
     if args.only in (None, 'depth'):
-        rows += growth(args, 'depth', [(depth, args.batch) for depth in args.depths])
+        rows += measure_growth(args, 'depth', [(depth, args.batch) for depth in args.depths])
     finish(rows, args)
 
 

@@ -1,17 +1,16 @@
 #!/usr/bin/env python
-"""R7: from the start of Python to what is imported, and to the end of the first training iteration; mmat, mmpretrain.
+"""R7: time of imports, and from start to the end of the first training iteration, of mmat and mmpretrain.
 
     python benchmarks/startup.py
 
-Imports: ``import mmat`` beside ``import mmpretrain``; ``from mmat import get_model`` beside mmpretrain's, which puts
-off until a network is built what building one needs; and with a network built, each of its own zoo.
+Imports: ``import mmat`` and ``import mmpretrain``; ``from mmat import get_model`` and mmpretrain's, which delays
+imports until a network is built; and both followed by building a network of the own zoo.
 
-First iteration: tools/train.py beside the train.py that mmpretrain installs, each with ResNet-18 for CIFAR
-(mmpretrain's) at batch 128, on the whole of CIFAR-10 as each reads it: mmat in memory without workers, mmpretrain with
-the two workers of its config. All is in it that is imported, built, read, forked and computed up to there. mmpretrain's
-look at the MD5 sums of the data is left out, in its favour: a copy that was packed anew does not have them. AT is
-beside it, on its own: its teacher is loaded, and validated on 10,000 images first, which mmpretrain has nothing like.
-Each measurement is a fresh process; they take turns.
+First iteration: tools/train.py and mmpretrain's train.py, both with mmpretrain's ResNet-18 for CIFAR at batch 128 on
+CIFAR-10, in memory without workers for mmat, with the two workers of its config for mmpretrain. The time includes all
+imports, building, reading, forking and computing. mmpretrain's MD5 check of the data is skipped, in its favour, because
+a repacked copy does not pass it. Attention transfer is measured separately: it first loads the teacher and validates it
+on 10,000 images, which has no counterpart in mmpretrain. Each measurement runs in a new process; they take turns.
 """
 import argparse
 import json
@@ -23,7 +22,7 @@ from pathlib import Path
 from common import ROOT, add_arguments, alternate, describe_threads, finish, in_process, ratio, row, spread, start
 from timed_training import run, save_untrained
 
-# What a user of mmat runs, and of mmpretrain.
+# Statement of mmat -> counterpart of mmpretrain.
 STATEMENTS = {
     'import mmat': 'import mmpretrain',
     'from mmat import get_model': 'from mmpretrain import get_model',
@@ -31,7 +30,7 @@ STATEMENTS = {
         "from mmpretrain import get_model; get_model('resnet18_8xb16_cifar10')",
 }
 OURS, FP32, AT, THEIRS = 'mmat', 'mmat, fp32', 'mmat, AT WRN-16-1 from WRN-16-2', 'mmpretrain'
-# mmpretrain's network on this repository's data, schedule and runtime.
+# mmpretrain's network with mmat's data, schedule and runtime.
 CONFIG = """_base_ = [{bases}]
 model = dict(
     type='mmpretrain.ImageClassifier',
@@ -42,19 +41,19 @@ model = dict(
 
 
 def time_import(statement):
-    """Seconds from before the process starts until it has run the statement."""
+    """Return the seconds from the start of a process to the end of a statement."""
     begin = time.time()
     return in_process(f'{statement}; import time; print(time.time())', script='-c') - begin
 
 
 def time_training(*arguments):
-    """Seconds from before the process starts to the end of its first iteration."""
+    """Return the seconds from the start of a process to the end of its first iteration."""
     begin = time.time()
     return in_process(*arguments) - begin
 
 
 def train(name, data, batch):
-    """When the first iteration ends."""
+    """Train one iteration and return the time of its end."""
     with tempfile.TemporaryDirectory() as folder:
         if name == THEIRS:
             from mmpretrain.datasets import cifar
@@ -74,16 +73,16 @@ def train(name, data, batch):
                 bases = ('datasets/cifar10_bs128.py', 'schedules/cifar10_200e.py', 'default_runtime.py')
                 config.write_text(CONFIG.format(
                     bases=', '.join(repr(str(ROOT / 'configs' / '_base_' / base)) for base in bases)))
-        told = run(1, str(tool), str(config), '--work-dir', folder, *(['--fp32'] if name == FP32 else []),
-                   '--cfg-options', f'train_dataloader.batch_size={batch}',
-                   f'train_dataloader.dataset.data_root={data}', f'val_dataloader.dataset.data_root={data}', *options)
-    return told['ends'][0]
+        timed = run(1, str(tool), str(config), '--work-dir', folder, *(['--fp32'] if name == FP32 else []),
+                    '--cfg-options', f'train_dataloader.batch_size={batch}',
+                    f'train_dataloader.dataset.data_root={data}', f'val_dataloader.dataset.data_root={data}', *options)
+    return timed['ends'][0]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument('--data', default=str(ROOT / 'data' / 'cifar10'), help='the folder of CIFAR-10')
+    parser.add_argument('--data', default=str(ROOT / 'data' / 'cifar10'), help='folder of CIFAR-10')
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--one', help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,26 +1,26 @@
 #!/usr/bin/env python
-"""Some iterations of a command that trains through mmengine's Runner, as it is, with the time at the end of each.
+"""Run iterations of any training command that uses mmengine's Runner, and record the time of each.
 
     python benchmarks/timed_training.py 60 tools/train.py wrn16-1_1xb128_cifar10 --work-dir /tmp/run
 
-The other benchmarks call it, in processes of its own. The last line printed is JSON: ``ends``, the clock (time.time)
-after each iteration, its hooks and its logging included, and ``images`` of an iteration in all processes.
+The other benchmarks call it in new processes. The last printed line is JSON: ``ends``, the time (time.time) after each
+iteration including hooks and logging, and ``images``, the images of an iteration in all processes.
 """
 import json
 import runpy
 import sys
 import time
 
-from common import Enough
+from common import StopTraining
 
 
 def run(iterations: int, tool: str, *arguments: str) -> dict:
-    """Run a command until it has trained so many iterations.
+    """Run a training command for a number of iterations.
 
     Args:
         iterations (int): At least 1.
-        tool (str): Path of its script.
-        arguments: Of its command line.
+        tool (str): Path of the script.
+        arguments: Command line arguments.
 
     Returns:
         dict: ``ends`` and ``images``, see above.
@@ -28,17 +28,17 @@ def run(iterations: int, tool: str, *arguments: str) -> dict:
     from mmengine.dist import get_world_size
     from mmengine.hooks import Hook
     from mmengine.runner import Runner
-    told = {}
+    timed = {}
 
     class Clock(Hook):
 
         def before_train(self, runner):
-            told.update(ends=[], images=runner.train_dataloader.batch_size * get_world_size())
+            timed.update(ends=[], images=runner.train_dataloader.batch_size * get_world_size())
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            told['ends'].append(time.time())
-            if len(told['ends']) == iterations:
-                raise Enough
+            timed['ends'].append(time.time())
+            if len(timed['ends']) == iterations:
+                raise StopTraining
 
     train, argv = Runner.train, sys.argv
 
@@ -49,21 +49,21 @@ def run(iterations: int, tool: str, *arguments: str) -> dict:
     Runner.train, sys.argv = train_with_clock, [tool, *arguments]
     try:
         runpy.run_path(tool, run_name='__main__')
-    except Enough:
-        return told
+    except StopTraining:
+        return timed
     finally:
         Runner.train, sys.argv = train, argv
-    raise RuntimeError(f'{tool} ended after {len(told.get("ends", ()))} of {iterations} iterations')
+    raise RuntimeError(f'Script {tool} ended after {len(timed.get("ends", ()))} of {iterations} iterations.')
 
 
-def images_per_second(told: dict, skip: int) -> float:
-    """Of what :func:`run` gives, without the first ``skip`` iterations."""
-    ends = told['ends'][skip - 1:]
-    return told['images'] * (len(ends) - 1) / (ends[-1] - ends[0])
+def images_per_second(timed: dict, skip: int) -> float:
+    """Compute images/s from the result of :func:`run`, without the first ``skip`` iterations."""
+    ends = timed['ends'][skip - 1:]
+    return timed['images'] * (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 def save_untrained(name: str, path: str) -> str:
-    """A checkpoint of an untrained network of the zoo, which teaches at the cost of a trained one; gives its path."""
+    """Save a checkpoint of an untrained network of the zoo, as a teacher, and return its path."""
     import torch
 
     from mmat.models import build_network
@@ -72,7 +72,6 @@ def save_untrained(name: str, path: str) -> str:
 
 
 if __name__ == '__main__':
-    # Of several processes one prints.
     result = run(int(sys.argv[1]), *sys.argv[2:])
     from mmengine.dist import is_main_process
     if is_main_process():

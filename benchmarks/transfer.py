@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""R2: what transfer costs beyond the student's step and the teacher's forward pass, in time and memory.
+"""R2: time and memory of attention transfer beyond the student's step and the teacher's forward pass.
 
     python benchmarks/transfer.py [--repeats 20] [--steps 3] [--batch 128] [--fp32] [--record]
 
-WRN-16-1 with attention transfer from WRN-16-2, as mmat's distiller takes the step (no loader, no logging); the parts,
-and the step as one writes it in plain PyTorch, are those of benchmarks/bare.py. In turns, in one process. Peak memory
-is that of a process of its own for each, grown from before the first step.
+The step of mmat's distiller for WRN-16-1 with attention transfer from WRN-16-2, without loader and logging. Its parts
+and a straightforward step in plain PyTorch come from benchmarks/bare.py. They take turns in one process. Peak memory is
+the growth of a new process for each since before the first step.
 """
 import argparse
 import json
@@ -36,7 +36,7 @@ CONFIG, TEACHER = 'wrn16-1_at-wrn16-2_1xb128_cifar10', 'wrn16-2_1xb128_cifar10'
 
 
 def make_subjects(batch: int, fp32: bool) -> dict:
-    """The AT step of mmat, and its parts."""
+    """Return mmat's attention transfer step, its parts, and the plain PyTorch step."""
     from mmengine.config import Config
     from mmengine.optim import OptimWrapper
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -63,8 +63,8 @@ def make_subjects(batch: int, fp32: bool) -> dict:
 
 
 @quiet()
-def peak(subject: str, batch: int, fp32: bool) -> float:
-    """MiB that the process grew by."""
+def peak_memory(subject: str, batch: int, fp32: bool) -> float:
+    """Return the peak memory of a subject in MiB."""
     subjects = make_subjects(batch, fp32)
     subjects['parts'] = lambda: (subjects['student'](), subjects['teacher']())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -78,14 +78,14 @@ def peak(subject: str, batch: int, fp32: bool) -> float:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, repeats=20)
-    parser.add_argument('--steps', type=int, default=3, help='calls in a block; default: 3')
+    parser.add_argument('--steps', type=int, default=3, help='calls per block; default: 3')
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--fp32', action='store_true', help='without the recommended CPU setting')
     parser.add_argument('--peak', help=argparse.SUPPRESS)
     args = parser.parse_args()
     start(args)
     if args.peak:
-        print(json.dumps(peak(args.peak, args.batch, args.fp32)))
+        print(json.dumps(peak_memory(args.peak, args.batch, args.fp32)))
         return
     setting = f'{"fp32, NCHW" if args.fp32 else "bf16 autocast, channels_last, allocator"}, batch {args.batch}, ' \
         f'{describe_threads()}'

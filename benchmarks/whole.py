@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""R4: images a second of AT training on CIFAR-10, mmat's beside others' scripts on the same work.
+"""R4: images/s of attention transfer training on CIFAR-10, compared with other projects' scripts.
 
     git clone https://github.com/szagoruyko/attention-transfer ../attention-transfer
     python benchmarks/whole.py --authors ../attention-transfer
 
-WRN-16-1 under AT from WRN-16-2: mmat's is tools/train.py in several settings, its loader, augmentation, hooks and
-logging included. The others' are their scripts as they are, in fp32, with their PIL-fed loaders, from checkouts: the
-original authors' cifar.py (authors.py tells how), and other toolboxes' (peers.py). All do the same networks, batch,
-losses and optimizer, with crops and flips. Where no checkout is named, mmat is held against a plain eager fp32 loop fed
-through PIL by workers, which is written here and said to be that. Each measurement is a process of its own; they take
-turns. Of its iterations the first are dropped, and images a second are those of the others together.
+WRN-16-1 with attention transfer from WRN-16-2. mmat runs tools/train.py in several settings, including loader,
+augmentation, hooks and logging. The others run their unmodified scripts from checkouts, in fp32 with their PIL loaders:
+the original authors' cifar.py (see authors.py) and other toolboxes (see peers.py). All use the same networks, batch
+size, losses and optimizer, with crops and flips. Without a checkout, mmat is compared with the plain eager fp32 loop
+with PIL workers defined here. Each measurement runs in a new process; they take turns. Warm-up iterations are not
+counted.
 """
 import argparse
 import json
@@ -27,7 +27,7 @@ from timed_training import images_per_second, run, save_untrained
 CONFIG = 'wrn16-1_at-wrn16-2_1xb128_cifar10'
 TEACHER = 'wrn16-2_1xb128_cifar10'
 CHANNELS_LAST = 'data_preprocessor.channels_last=True'
-# Arguments of tools/train.py, options of its config, goal.
+# Setting -> (arguments of tools/train.py, options of its config, goal).
 ON_CPU = {
     'fp32': (['--fp32'], [], '>= 1.2'),
     'fp32, allocator, channels_last': (['--fp32'], [CHANNELS_LAST], ''),
@@ -42,14 +42,14 @@ PLAIN = 'a plain eager loop, PIL-fed'
 
 
 class Peer(NamedTuple):
-    """Somebody's script: as what it is called here, whose repository, a file that is in it, and how it is run."""
+    """Another project: name, repository, a file that identifies a checkout, and the function that runs it."""
     name: str
     repository: str
     script: str
     run: Callable[..., dict]
 
 
-# By the option that takes a checkout.
+# Command line option for the checkout -> project.
 PEERS = {
     'authors': Peer("the authors' script", 'szagoruyko/attention-transfer', 'cifar.py', authors.run),
     'repdistiller': Peer('RepDistiller', 'HobbitLong/RepDistiller', 'train_student.py', peers.repdistiller),
@@ -60,11 +60,13 @@ PEERS = {
 
 
 def settings() -> dict:
+    """Return the settings of mmat to measure on this machine."""
     import torch
     return ON_GPU if torch.cuda.is_available() else ON_CPU
 
 
-def train_ours(name, args, folder):
+def train_mmat(name, args, folder):
+    """Train with tools/train.py in a setting. The result is that of :func:`timed_training.run`."""
     arguments, options, _ = settings()[name]
     if 'allocator' in name and '--fp32' in arguments:
         from mmat.utils.cpu import keep_freed_memory
@@ -74,12 +76,11 @@ def train_ours(name, args, folder):
         f'model.teacher.checkpoint={save_untrained(TEACHER, f"{folder}/teacher.pth")}',
         f'train_dataloader.batch_size={args.batch}', f'train_dataloader.dataset.data_root={args.data}',
         f'val_dataloader.dataset.data_root={args.data}',
-        # That is before the first iteration.
         'default_hooks.distillation.validate_teacher=False', *options)
 
 
-def train_plainly(data, folder, iterations, batch, workers):
-    """What a careful author writes without a framework: fp32, NCHW, images through PIL and torchvision in workers."""
+def train_plain_loop(data, folder, iterations, batch, workers):
+    """Train with a careful plain PyTorch loop: fp32, NCHW, PIL images and torchvision transforms in workers."""
     import time
 
     import torch
@@ -127,14 +128,14 @@ def train_plainly(data, folder, iterations, batch, workers):
             images, labels = images.to(device), labels.to(device)
             logits, groups = forward(student, images)
             with torch.no_grad():
-                taught = forward(teacher, images)[1]
+                targets = forward(teacher, images)[1]
             loss = F.cross_entropy(logits, labels)
-            for s, t in zip(groups, taught):
+            for s, t in zip(groups, targets):
                 loss = loss + 1e3 * (attention(s) - attention(t)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss.item()  # what a script shows of each iteration
+            loss.item()  # scripts log the loss of each iteration
             ends.append(time.time())
             if len(ends) == iterations:
                 return dict(ends=ends, images=batch)
@@ -144,28 +145,29 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     for option, peer in PEERS.items():
-        parser.add_argument(f'--{option}', metavar='PATH', help=f'a checkout of github.com/{peer.repository}')
-    parser.add_argument('--data', default=str(ROOT / 'data' / 'cifar10'), help='the folder of CIFAR-10')
-    parser.add_argument('--iterations', type=int, default=60, help='of a measurement; default: 60')
-    parser.add_argument('--skip', type=int, default=10, help='of them, the first that do not count; default: 10')
+        parser.add_argument(f'--{option}', metavar='PATH', help=f'checkout of github.com/{peer.repository}')
+    parser.add_argument('--data', default=str(ROOT / 'data' / 'cifar10'), help='folder of CIFAR-10')
+    parser.add_argument('--iterations', type=int, default=60, help='iterations of a measurement; default: 60')
+    parser.add_argument('--skip', type=int, default=10, help='warm-up iterations, not counted; default: 10')
     parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--workers', type=int, default=2, help="of the others' loaders; default: 2")
+    parser.add_argument('--workers', type=int, default=2, help="workers of the other projects' loaders; default: 2")
     parser.add_argument('--one', help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.data = str(Path(args.data).resolve())
     if not 1 <= args.skip <= args.iterations - 1:
-        parser.error(f'--skip must be from 1 to {args.iterations - 1}, got {args.skip}')
+        parser.error(f'--skip must be from 1 to {args.iterations - 1}, got {args.skip}.')
     checkouts = {peer: str(Path(getattr(args, option)).resolve()) for option, peer in PEERS.items()
                  if getattr(args, option)}
     for peer, checkout in checkouts.items():
         if not (Path(checkout) / peer.script).is_file():
-            parser.error(f'{checkout} is no checkout of {peer.repository}: it has no {peer.script}')
-    others = {peer.name: partial(peer.run, checkout) for peer, checkout in checkouts.items()} or {PLAIN: train_plainly}
+            parser.error(f'The folder {checkout} is not a checkout of {peer.repository}: it has no {peer.script}.')
+    others = {peer.name: partial(peer.run, checkout) for peer, checkout in checkouts.items()}
+    others = others or {PLAIN: train_plain_loop}
     if args.one:
         with tempfile.TemporaryDirectory() as folder:
-            told = (others[args.one](args.data, folder, args.iterations, args.batch, args.workers)
-                    if args.one in others else train_ours(args.one, args, folder))
-            print(json.dumps(images_per_second(told, args.skip)))
+            timed = (others[args.one](args.data, folder, args.iterations, args.batch, args.workers)
+                     if args.one in others else train_mmat(args.one, args, folder))
+            print(json.dumps(images_per_second(timed, args.skip)))
         return
     start(args)
     speeds = alternate({name: partial(in_process, *sys.argv[1:], '--one', name) for name in [*others, *settings()]},
@@ -174,10 +176,10 @@ def main():
     rows = [row('R4', 'images/s of AT training', spread(speeds[name]), 'images/s', '', args.repeats,
                 f'{name}, {common}') for name in speeds]
     for other in others:
-        # The goals are told against the authors' script; to be faster is one against every other.
-        told = other in (PLAIN, PEERS['authors'].name)
+        # The goals of the settings refer to the authors' script. The goal against other toolboxes is to be as fast.
+        has_goals = other in (PLAIN, PEERS['authors'].name)
         rows += [row('R4', f'images/s of AT training / {other}', ratio(speeds, name, other), 'ratio',
-                     goal if told else '>= 1', args.repeats, f'{name}, {common}')
+                     goal if has_goals else '>= 1', args.repeats, f'{name}, {common}')
                  for name, (_, _, goal) in settings().items()]
     finish(rows, args)
 
