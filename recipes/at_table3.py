@@ -13,5 +13,5 @@ cells = [
 note = ('By default the median of 3 seeds. That the paper reports single runs, and its setting (no BN, flips only, no '
         'weight decay, no ReLU before pooling), are from notes that were not verified against the paper. Networks, '
         "learning rate and beta = 0.1 of the three methods that penalise gradients are mmat's choices; beta was only "
-        'tried in runs of 3 epochs (configs/at/README.md). The teacher, NIN-wide without BN, is not part of the table '
-        'because its error is not published.')
+        'tried in runs of 3 epochs (docs/design_choices.md). The teacher, NIN-wide without BN, is not part of the '
+        'table because its error is not published.')

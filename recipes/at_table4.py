@@ -21,5 +21,5 @@ cells += [
 
 note = ('By default the median of 3 seeds; the number of runs behind the published numbers is unknown. All networks '
         "start from mmpretrain's ImageNet weights, which are downloaded and are not the paper's. The paper publishes "
-        "neither schedule nor beta, which are mmat's choices (configs/at/README.md). The first seed of the teacher is "
-        'used.')
+        "neither schedule nor beta, which are mmat's choices (docs/design_choices.md). The first seed of the teacher "
+        'is used.')

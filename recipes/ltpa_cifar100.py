@@ -25,6 +25,6 @@ cells = [
 note = ("By default one run of each. The paper's numbers are from notes that were not verified against the paper, "
         'except for VGG and (VGG-att3)-concat-pc, which the re-implementation quotes. Other networks of configs/ltpa, '
         'such as RN-164 with attention, are missing here because no published number is available. The authors train '
-        'on YUV images with local contrast normalisation, mmat on RGB images; configs/ltpa/README.md lists further '
+        'on YUV images with local contrast normalisation, mmat on RGB images; docs/design_choices.md lists further '
         'differences. An epoch of the re-implementation is three passes over the images, so its 300 epochs are 900 '
         "here. --epochs-scale shortens them by the same factor as the paper's 300 epochs, and the 200 of RN-164.")

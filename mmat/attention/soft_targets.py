@@ -33,8 +33,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, T: float = 
     - ``form='batchmean'``: ``T^2`` times the mean of KL over the batch, today's convention. The factor ``T^2`` keeps
       the gradient on the scale of the cross entropy's.
     - ``form='pre2018'``: ``2 T^2`` times the mean of ``p_c log(p_c / q_c)`` over batch **and classes**, which is
-      ``2 / C`` times 'batchmean'. The authors' code computed this until July 2018, so the paper's KD columns probably
-      use it.
+      ``2 / C`` times 'batchmean'. The authors' code computed this until July 2018; which form the paper's KD columns
+      use is not settled, see docs/design_choices.md.
 
     The caller applies the weight alpha. Computed in float32 or float64, also under autocast.
 
