@@ -229,6 +229,7 @@ def test_the_batches_seed_is_the_first_of_the_seeds(tool, monkeypatch):
     configs = []
     monkeypatch.setattr('mmat.apis.seeds.train_together', lambda seeds, make: configs.extend(map(make, seeds)))
     monkeypatch.setattr(launch.Runner, 'from_cfg', lambda config: config)
+    monkeypatch.setattr(launch, 'has_fast_bf16', lambda: True)
     for words, batch_seed in ((('--seeds', 4, 2), 4), (('--seeds', 4, 2, '--batch-seed', 1), 1)):
         code, _ = tool('train.py', STUDENT, '--work-dir', 'w', *words)
         assert not code
@@ -246,19 +247,20 @@ def test_without_a_batch_seed_nothing_is_set(tool, monkeypatch):
     assert 'seed' not in config.train_dataloader.sampler and 'seed' not in config.model.data_preprocessor
 
 
-@pytest.mark.parametrize('words, message', [
-    (['--seeds', '0', '0'], '--seeds has 0 more than once'),
-    (['--seeds', '0', '1', '--launcher', 'pytorch'], 'with --launcher, train each --seed'),
-    (['--seeds', '0', '1', '--resume', 'finished/epoch_1.pth'], 'with --seeds, --resume takes no path'),
-    (['--seeds', '0', '1', '--cfg-options', 'train_dataloader.num_workers=2'], 'train_dataloader.num_workers=0, got 2'),
+@pytest.mark.parametrize('words, names', [
+    (['--seeds', '0', '0'], ['--seeds', '0']),
+    (['--seeds', '0', '1', '--launcher', 'pytorch'], ['--launcher', '--seed']),
+    (['--seeds', '0', '1', '--resume', 'finished/epoch_1.pth'], ['--seeds', '--resume']),
+    (['--seeds', '0', '1', '--cfg-options', 'train_dataloader.num_workers=2'], ['train_dataloader.num_workers=0', '2']),
     (['--seed', '0', '--batch-seed', '1', '--cfg-options', 'train_dataloader.num_workers=2'],
-     'train_dataloader.num_workers=0, got 2'),
+     ['train_dataloader.num_workers=0', '2']),
     (['--seeds', '0', '1', '--cfg-options', 'model.backbone.type=mmat.WideResnet'],
-     "seed 0: there is no type 'mmat.WideResnet'; the closest are mmat.WideResNet"),
+     ['seed 0: ', "'mmat.WideResnet'", "'mmat.WideResNet'"]),
 ])
-def test_seeds_that_cannot_be_trained_together_are_one_line(words, message, tool):
+def test_seeds_that_cannot_be_trained_together_are_one_line(words, names, tool):
     code, _ = tool('train.py', STUDENT, '--work-dir', 'run', *words)
-    assert code.startswith('train.py: error: ') and message in code and '\n' not in code
+    assert code.startswith('train.py: error: ') and '\n' not in code
+    assert [name for name in names if name not in code] == []
     assert not list(Path('.').rglob('*.pth'))
 
 
@@ -289,7 +291,7 @@ def test_the_rate_follows_the_batch(tool, monkeypatch):
     assert options(tool, monkeypatch, '--auto-scale-lr').auto_scale_lr == dict(base_batch_size=10, enable=True)
     assert not options(tool, monkeypatch).auto_scale_lr.get('enable')
     code, _ = tool('train.py', STUDENT, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None')
-    assert '--auto-scale-lr needs the batch that the rate is for' in code
+    assert '--auto-scale-lr' in code and 'base_batch_size' in code and STUDENT in code
 
 
 @pytest.mark.parametrize('words, wrapper', [
@@ -334,23 +336,24 @@ def test_what_is_resumed_comes_before_load_from(work_dir, expected, finished, to
     assert config.load_from == expected and bool(config.get('resume')) is (work_dir == 'finished')
 
 
-@pytest.mark.parametrize('given, message', [
-    ('finishd', "no checkpoint at 'finishd'; the closest in '.' are finished"),
-    ('finished/epoch_9.pth', "no checkpoint at 'finished/epoch_9.pth'; the closest in 'finished' are epoch_"),
-    ('empty', "the folder 'empty' holds no checkpoint"),
+@pytest.mark.parametrize('given, names', [
+    ('finishd', ["'finishd'", 'finished']),
+    ('finished/epoch_9.pth', ["'finished/epoch_9.pth'", 'epoch_1.pth']),
+    ('empty', ["'empty'"]),
 ])
-def test_a_missing_load_from_stops_training_with_one_line(given, message, finished, tool, monkeypatch):
+def test_a_missing_load_from_stops_training_with_one_line(given, names, finished, tool, monkeypatch):
     Path('empty').mkdir()
     # Before anything is built.
     monkeypatch.setattr(launch.Runner, 'from_cfg', lambda config: pytest.fail('it went on'))
     code, _ = tool('train.py', STUDENT, '--work-dir', 'run', '--cfg-options', f'load_from={given}')
-    assert code.startswith(f'train.py: error: {message}') and '\n' not in code
+    assert code.startswith('train.py: error: ') and '\n' not in code
+    assert [name for name in names if name not in code] == []
     assert not Path('run').exists()
 
 
-def test_hooks_from_the_command_line_are_told_how(tool):
+def test_hooks_cannot_come_from_the_command_line(tool):
     code, _ = tool('train.py', STUDENT, '--cfg-options', "custom_hooks=[dict(type='mmat.AttentionVisualizationHook')]")
-    assert code.startswith('train.py: error: custom_hooks must be a list of dicts')
+    assert code.startswith('train.py: error: custom_hooks ')
     assert '--cfg-options default_hooks.NAME.type=TYPE' in code and '\n' not in code
 
 
@@ -363,6 +366,7 @@ def options(tool, monkeypatch, *words):
         raise Stopped
 
     monkeypatch.setattr(launch.Runner, 'from_cfg', stop)
+    monkeypatch.setattr(launch, 'has_fast_bf16', lambda: True)
     with pytest.raises(Stopped):
         tool('train.py', STUDENT, *words)
     return made[0]
@@ -377,44 +381,48 @@ def other_network(tmp_path_factory):
     return str(path)
 
 
-@pytest.mark.parametrize('config, option, message', [
-    (DISTILLATION[:-1], None, f'no config .*closest names are.*{DISTILLATION}'),
+@pytest.mark.parametrize('config, option, names', [
+    (DISTILLATION[:-1], None, [f'{DISTILLATION[:-1]!r}', DISTILLATION]),
     (DISTILLATION, "model.at_heads.0.pairs=[('backbone.gruop0','backbone.group0')]",
-     r"student .*no layer 'backbone.gruop0'; the closest are .*'backbone.group0'"),
+     ['student', "'backbone.gruop0'", "'backbone.group0'"]),
     (DISTILLATION, "model.at_heads.0.pairs=[(0,'backbone.gruop0')]",
-     r"teacher .*no layer 'backbone.gruop0'; the closest are .*'backbone.group0'"),
-    (DISTILLATION, 'model.student.backbone.type=mmat.WideResnet',
-     "no type 'mmat.WideResnet'; the closest are mmat.WideResNet"),
-    (DISTILLATION, 'model.at_heads.0.type=mmat.ActivationAtHead', 'closest are mmat.ActivationATHead'),
-    (DISTILLATION, 'train_dataloader.dataset.type=mmat.Digit', 'closest are mmat.Digits'),
-    (DISTILLATION, 'default_hooks.distillation.type=mmat.DistilHook', 'closest are mmat.DistillationHook'),
+     ['teacher', "'backbone.gruop0'", "'backbone.group0'"]),
+    (DISTILLATION, 'model.student.backbone.type=mmat.WideResnet', ["'mmat.WideResnet'", "'mmat.WideResNet'"]),
+    (DISTILLATION, 'model.at_heads.0.type=mmat.ActivationAtHead', ["'mmat.ActivationATHead'"]),
+    (DISTILLATION, 'train_dataloader.dataset.type=mmat.Digit', ["'mmat.Digits'"]),
+    (DISTILLATION, 'default_hooks.distillation.type=mmat.DistilHook', ["'mmat.DistillationHook'"]),
     (DISTILLATION, 'model.teacher.checkpoint=absent/epoch_1.pth',
-     "no checkpoint at 'absent/epoch_1.pth'.*--cfg-options model.teacher.checkpoint=PATH"),
-    (DISTILLATION, 'model.teacher.checkpoint=OTHER', 'epoch_1.pth.*does not fit ImageClassifier'),
-    (DISTILLATION, 'model.student.head.num_classes=5', r'\(LinearClsHead\) has 5 classes, .*\(Digits\) has 10'),
-    (DISTILLATION, 'model.at_heads.0.form=papers', "'code', 'paper'.*got 'papers'"),
+     ["'absent/epoch_1.pth'", '--cfg-options model.teacher.checkpoint=PATH']),
+    (DISTILLATION, 'model.teacher.checkpoint=OTHER', ['epoch_1.pth', 'ImageClassifier']),
+    (DISTILLATION, 'model.student.head.num_classes=5', ['LinearClsHead', '5', 'Digits', '10']),
+    (DISTILLATION, 'model.at_heads.0.form=papers', ["'code'", "'paper'", "'papers'"]),
+    (DISTILLATION, 'optim_wrapper.optimizer.type=SDG', ["'SDG'", "'SGD'"]),
+    (DISTILLATION, 'train_cfg.max_epoch=1', ["'max_epoch'", "'max_epochs'"]),
+    (DISTILLATION, 'param_scheduler.gama=0.1', ["'gama'", "'gamma'"]),
+    (DISTILLATION, 'default_hooks.logger.intervall=1', ["'intervall'", "'interval'"]),
+    (DISTILLATION, 'train_dataloader=None', ["'train_dataloader'"]),
 ])
-def test_a_mistake_stops_training_with_one_line(config, option, message, tool, teacher, other_network):
+def test_a_mistake_stops_training_with_one_line(config, option, names, tool, teacher, other_network):
     changes = [*SHORT, 'train_cfg.max_epochs=1', 'log_level=ERROR', f'model.teacher.checkpoint={teacher}']
     if option:
         changes.append(option.replace('OTHER', other_network))
     code, _ = tool('train.py', config, '--work-dir', 'run', '--fp32', '--cfg-options', *changes)
     assert isinstance(code, str) and '\n' not in code and code.startswith('train.py: error: ')
-    assert re.search(message, code)
+    assert [name for name in names if name not in code] == []
     assert not list(Path('run').glob('*.pth'))
 
 
-@pytest.mark.parametrize('words, message', [
-    ([STUDENT, 'OTHER', '--out', 'metrics.txt'], "--out of metrics must end in .json .*got 'metrics.txt'"),
-    ([STUDENT, 'absent.pth'], "no checkpoint at 'absent.pth'"),
-    ([TEACHER, 'OTHER'], 'does not fit ImageClassifier'),
-    (['wrn16-1_digits', 'OTHER'], 'no config'),
+@pytest.mark.parametrize('words, names', [
+    ([STUDENT, 'OTHER', '--out', 'metrics.txt'], ['--out', '.json', "'metrics.txt'"]),
+    ([STUDENT, 'absent.pth'], ["'absent.pth'"]),
+    ([TEACHER, 'OTHER'], ['epoch_1.pth', 'ImageClassifier']),
+    (['wrn16-1_digits', 'OTHER'], ["'wrn16-1_digits'"]),
 ])
-def test_a_mistake_stops_testing_with_one_line(words, message, tool, other_network):
+def test_a_mistake_stops_testing_with_one_line(words, names, tool, other_network):
     words = [other_network if word == 'OTHER' else word for word in words]
     code, _ = tool('test.py', *words, '--fp32')
     assert isinstance(code, str) and '\n' not in code and code.startswith('test.py: error: ')
-    assert re.search(message, code)
+    assert [name for name in names if name not in code] == []
 
 
 # Others
@@ -469,7 +477,7 @@ def fake(tmp_path):
 def test_dist_scripts_use_torchrun(script, words, arguments, variables, rendezvous, fake):
     output = subprocess.run([str(TOOLS / script), *words], env=fake('python', **variables), check=True,
                             capture_output=True, text=True).stdout.splitlines()
-    assert output == ['-m', 'torch.distributed.run', *rendezvous, '--nproc-per-node', '4', str(TOOLS / arguments[0]),
+    assert output == [str(TOOLS / 'dist_run.py'), *rendezvous, '--nproc-per-node', '4', str(TOOLS / arguments[0]),
                       *arguments[1:], '--launcher', 'pytorch']
 
 
@@ -513,3 +521,10 @@ def test_two_processes_train_and_test(environment, tmp_path):
     assert checkpoint['meta']['iter'] == 1 and len(checkpoint['rng_states']) == 2
     run('dist_test.sh', STUDENT, f'work_dirs/{STUDENT}', '2', '--out', 'metrics.json')
     assert 0 <= json.loads((tmp_path / 'metrics.json').read_text())['accuracy/top1'] <= 100
+
+
+def test_the_error_of_a_rank_is_the_last_line(environment, tmp_path):
+    done = subprocess.run([str(TOOLS / 'dist_train.sh'), STUDENT, '2', '--cfg-options', 'train_cfg.max_epoch=1'],
+                          cwd=tmp_path, env=environment, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith('rank 0: train.py: error: ') and "'max_epochs'" in last
