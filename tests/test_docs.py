@@ -220,6 +220,7 @@ def parse(script, words, monkeypatch):
         for name in ('parse_args', 'parse_intermixed_args'):
             patch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
         patch.setattr(sys, 'argv', [str(script), *words])
+        patch.syspath_prepend(str(script.parent))  # as `python SCRIPT` does
         patch.setenv('LOCAL_RANK', '0')
         runpy.run_path(str(script), run_name='__main__')
     return parsed.value.args[0]
