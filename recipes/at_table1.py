@@ -44,6 +44,6 @@ cells += [
 ]
 
 note = ('By default the median of 5 seeds, as in the paper. The paper does not say which seed of the teacher is used; '
-        'here it is the first. It is not settled whether its KD column was computed with the KL divergence used here or with '
-        'one averaged over the classes, a fifth of it. The widths of NIN-thin, beta of F-ActT, and the decay of '
-        "beta in F-ActT and AT+KD are not published; they are mmat's choices (docs/design_choices.md).")
+        'here it is the first. It is not settled whether its KD column was computed with the KL divergence used here '
+        'or with one averaged over the classes, a fifth of it. The widths of NIN-thin, beta of F-ActT, and the decay '
+        "of beta in F-ActT and AT+KD are not published; they are mmat's choices (docs/design_choices.md).")
