@@ -277,7 +277,7 @@ def test_an_attention_grid_is_drawn(weights, tmp_path):
     (['absent.pth'], ("'absent.pth'", )),
     (['CHECKPOINT', '--teacher'], ('model.teacher', )),
     (['CHECKPOINT', '--layers', 'backbone.gruop1'], ("'backbone.gruop1'", "'backbone.group1'")),
-    (['CHECKPOINT', '--layers', '7'], (' 7', 'ImageClassifier')),
+    (['CHECKPOINT', '--layers', '7'], (' 7', 'WideResNet')),
     (['CHECKPOINT', 'absent.png'], ("'absent.png'", )),
     (['CHECKPOINT', '--compare', f'{TEACHER}:CHECKPOINT'], ('CHECKPOINT', 'ImageClassifier')),
     (['CHECKPOINT', '--compare', 'wrn16-1_digits:CHECKPOINT'], ("'wrn16-1_digits'", f"'{STUDENT}'")),

@@ -111,7 +111,7 @@ class _CIFAR(InMemoryDataset):
         try:
             batch = _ArrayUnpickler(io.BytesIO(content), encoding='latin1').load()
         except Exception as error:  # damaged bytes can raise any exception while they are parsed
-            raise DataError(f'Cannot read {self._path(name)!r}: it is truncated or not a file of '
+            raise DataError(f'Cannot read {self._path(name)!r}: the file is truncated or not one of '
                             f'{type(self).__name__} ({error}).') from error
         if not isinstance(batch, dict):
             raise DataError(f'{self._path(name)!r} must hold a dict, got {type(batch).__name__}.')

@@ -20,7 +20,7 @@ class Log:
     Attributes:
         name (str): Name of the run's work directory.
         train (list[dict]): Scalars during training, in order; ``step`` counts iterations, ``epoch`` from 1.
-        val (list[dict]): Metrics of validations; ``step`` counts epochs, or iterations where there are no epochs.
+        val (list[dict]): Metrics of validations; ``step`` counts epochs, or iterations if there are no epochs.
     """
     name: str
     train: List[dict]
@@ -143,7 +143,7 @@ def label_runs(logs: Sequence[Log], legend: Sequence[str] = ()) -> List[str]:
     """Return labels of runs for a figure: ``legend`` if given, otherwise their names, numbered if they repeat.
 
     Raises:
-        UserError: The number of names in ``legend`` is not that of runs.
+        UserError: ``legend`` does not have one name per run.
     """
     if legend and len(legend) != len(logs):
         raise UserError(f'--legend needs one name per run: got {len(legend)} names for {len(logs)} runs.')

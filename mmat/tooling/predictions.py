@@ -49,8 +49,9 @@ def read_predictions(path: Union[str, Path]) -> List[dict]:
     if not path.is_file():
         raise MissingFileError(f'No predictions at {str(path)!r}. Create them with tools/test.py CONFIG CHECKPOINT '
                                f'--out {path.name}.')
+    content = path.read_bytes()
     try:
-        predictions = _PredictionUnpickler(io.BytesIO(path.read_bytes())).load()
+        predictions = _PredictionUnpickler(io.BytesIO(content)).load()
     except Exception as error:  # damaged bytes can raise any exception while they are parsed
         reason = str(error) if str(error).startswith('it refers to') else (
             f'the file is truncated or of another kind ({type(error).__name__})')

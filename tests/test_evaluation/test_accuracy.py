@@ -140,7 +140,7 @@ def in_processes(rank, folder, port):
             mine = torch.tensor(list(DefaultSampler(range(size), shuffle=False, round_up=round_up)), dtype=torch.int64)
             for device in ('cpu', 'gpu'):
                 options = dict(topk=(1, 2), collect_device=device)
-                evaluator = BatchEvaluator([Accuracy(**options), MMPretrainAccuracy(**options, prefix='theirs')])
+                evaluator = BatchEvaluator([Accuracy(**options), MMPretrainAccuracy(**options, prefix='mmpretrain')])
                 for part in mine.split(2):
                     if len(part):
                         evaluator.process(BatchedSamples(labels[part], pred_score=scores[part]))
@@ -164,4 +164,4 @@ def test_several_processes_measure_what_one_does(tmp_path, monkeypatch):
     for size, found in results[0]:
         # Two images are wrong, however often they were repeated.
         assert found['accuracy/top1'] == pytest.approx(100 * (size - 2) / size)
-        assert all(found[f'accuracy/top{k}'] == found[f'theirs/top{k}'] for k in (1, 2))
+        assert all(found[f'accuracy/top{k}'] == found[f'mmpretrain/top{k}'] for k in (1, 2))

@@ -92,14 +92,14 @@ def test_reading_samples_changes_nothing():
 
 
 def test_other_metrics_of_mmpretrain():
-    metrics = [ConfusionMatrix(), SingleLabelMetric(average=None), Accuracy(), MMPretrainAccuracy(prefix='theirs')]
+    metrics = [ConfusionMatrix(), SingleLabelMetric(average=None), Accuracy(), MMPretrainAccuracy(prefix='mmpretrain')]
     evaluator = BatchEvaluator(metrics)
     evaluator.dataset_meta = dict(classes=('a', 'b', 'c'))
     evaluator.process(batch())
     result = evaluator.evaluate(3)
     assert result['confusion_matrix/result'].tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
     assert result['single-label/recall_classwise'] == [100., 100., 0.]
-    assert result['accuracy/top1'] == result['theirs/top1'] == pytest.approx(200 / 3)
+    assert result['accuracy/top1'] == result['mmpretrain/top1'] == pytest.approx(200 / 3)
     assert metrics[2].dataset_meta == dict(classes=('a', 'b', 'c'))
 
 
@@ -165,9 +165,9 @@ def test_synchronizations_do_not_depend_on_the_number_of_images(make_runner, net
     # One for the metrics, the rest for the sampler and RNG states.
     assert found[0] == found[1] == found[2] < 20
     # Verify the counter with mmpretrain's metric.
-    theirs = [host_reads(validation_run(make_runner, network_config, dict(type='mmpretrain.Accuracy'), count),
+    counts = [host_reads(validation_run(make_runner, network_config, dict(type='mmpretrain.Accuracy'), count),
                          monkeypatch) for count in (20, 40)]
-    assert theirs[1] - theirs[0] == 2 * 20
+    assert counts[1] - counts[0] == 2 * 20
 
 
 def test_one_sample_is_created_per_batch_which_mmengine_reads(make_runner, network_config, monkeypatch):
