@@ -32,7 +32,7 @@ def test_every_name_of_ours_is_in_it_and_its_own_are_its_own(ours_first, fresh_h
     again = ModelHub.get('resnet50_8xb32_in1k')
     assert again.weights == own.weights and again.config.filename == own.config.filename
     for name, entry in zoo_index().items():
-        # What is called as one of mmpretrain's is that one.
+        # Names that mmpretrain also has keep mmpretrain's entry.
         if str(entry.get('Weights', '')).startswith(PUBLISHED):
             assert fresh_hub[name.lower()].weights == entry['Weights'], name
             assert Path(fresh_hub[name.lower()].config).is_relative_to(Path(mmpretrain.__file__).parent), name

@@ -64,7 +64,7 @@ def network(config):
 
 @pytest.fixture
 def seen():
-    """Records what a network's backbone is given."""
+    """Records the inputs of a network's backbone."""
 
     def record(network):
         batches = []

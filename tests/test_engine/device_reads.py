@@ -1,10 +1,10 @@
-"""What makes the host wait for a device, told without one."""
+"""Count device synchronizations on a machine without a GPU."""
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Reads(TorchDispatchMode):
-    """Counts what on a GPU makes the host wait for it."""
+    """Counts operations that synchronize the host with a GPU."""
 
     def __init__(self):
         super().__init__()

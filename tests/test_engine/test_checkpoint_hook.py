@@ -16,7 +16,7 @@ class Stop(Exception):
 
 
 class StopBeforeEpoch(Hook):
-    """Ends a run where SIGKILL might: after an epoch, its checkpoint and its validation."""
+    """Stops a run after an epoch, its checkpoint and its validation, as SIGKILL might."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -76,7 +76,7 @@ def test_a_run_stopped_and_resumed_gives_the_bits_of_one_never_stopped(seed, val
     straight.train()
     stopped = noisy(make_runner(network_config(), 'stopped', **{**settings, 'seed': straight.seed}))
     if seed is None:
-        # It drew a seed of its own for the data order before the config's came.
+        # The sampler has drawn another seed for the data order.
         stopped.train_dataloader.sampler.seed = straight.train_dataloader.sampler.seed
     stopped.register_hook(StopBeforeEpoch(2))
     with pytest.raises(Stop):
@@ -163,7 +163,7 @@ def test_resuming_runs_nothing_that_the_checkpoint_says(network_config, make_run
 
 @pytest.fixture
 def streaming_config(network_config):
-    """A network whose batches have a seed of their own."""
+    """A network whose batches have a separate seed."""
     config = network_config()
     config['data_preprocessor']['seed'] = 4
     return config
@@ -282,7 +282,7 @@ def test_a_checkpoint_between_epochs_gives_no_warning(network_config, make_runne
     make_runner(network_config(), epochs=1).train()
     resumed = make_runner(network_config(), resume=True)
     resumed.train()
-    # mmengine warns of its own FileClient.
+    # mmengine itself warns of its FileClient.
     assert not [message for level, message in resumed.log if level == 'WARNING' and 'FileClient' not in message]
 
 

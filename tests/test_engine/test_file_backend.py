@@ -56,7 +56,7 @@ def test_a_failure_in_the_middle_of_writing_leaves_what_was_there(old, tmp_path,
 
 
 def test_at_every_moment_there_is_a_whole_file(tmp_path, monkeypatch):
-    # What a reader, or a run resumed after SIGKILL, would find at each step of the writing.
+    # The file as seen by a reader, or by a run resumed after SIGKILL, at each step of the writing.
     path, found = tmp_path / 'file.pth', []
     path.write_bytes(b'old')
     for name in ('fsync', 'replace'):

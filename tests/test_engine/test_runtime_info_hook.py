@@ -19,7 +19,7 @@ class Begin(Hook):
         self.reads = reads
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        # The first finds out what the networks differ in.
+        # The first iteration compares the networks' preprocessing.
         if runner.iter > 0:
             self.reads.__enter__()
 
@@ -61,7 +61,7 @@ def test_what_is_logged_is_what_mmengines_own_logs(make_runner, distiller_config
     assert results[0] == results[1]
 
 
-def test_histories_are_flat_whoever_began_them(make_runner, distiller_config):
+def test_all_histories_are_scalar_histories(make_runner, distiller_config):
     runner = make_runner(distiller_config(), **settings(MMAT))
     runner.message_hub.update_scalar('train/of a checkpoint', 3.)
     runner.train()

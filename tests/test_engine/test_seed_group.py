@@ -46,7 +46,7 @@ class Do(Hook):
 
 @pytest.fixture
 def settings():
-    """What the runs have in common: order and augmentation of the batches."""
+    """Settings shared by the runs: order and augmentation of the batches."""
     return {'validate': True, 'epochs': 2, 'train_dataloader.sampler.seed': 11,
             'train_dataloader.batch_size': 24, 'default_hooks.runtime_info.type': 'mmat.RuntimeInfoHook'}
 
@@ -58,7 +58,7 @@ def with_seed(model, seed=11):
 
 
 def record(runner, seen):
-    """Append what the preprocessor gives in training."""
+    """Append the preprocessor's outputs in training."""
 
     def hook(module, args, out):
         if module.training:

@@ -40,7 +40,7 @@ class Stop(Exception):
 
 
 class StopBeforeEpoch(Hook):
-    """Ends a run where SIGKILL might: after an epoch and its checkpoint."""
+    """Stops a run after an epoch and its checkpoint, as SIGKILL might."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -97,7 +97,7 @@ def test_each_step_of_a_run_has_the_weight_of_the_formula(weight, expected, dist
     for log, value in zip(logged, expected):
         assert log['loss_at.backbone.group0'].item() == pytest.approx(
             value * log['at.backbone.group0'].item(), rel=1e-5)
-    # What never changes is not worth a line of the log.
+    # Constant weights are not logged.
     changes = isinstance(weight, dict) and weight['type'] != 'constant'
     assert [('at.weight' in log) for log in logged] == [changes] * 8
     if changes:

@@ -189,7 +189,7 @@ def test_names_that_promise_nothing(name, tmp_path):
 
 @pytest.fixture
 def internet(tmp_path, monkeypatch):
-    """URL -> content, of which torch downloads copies; the list of what it was asked."""
+    """A dict of URL -> content for torch.hub to download, and the list of requested URLs."""
     pages, asked = {}, []
 
     def urlopen(request, **kwargs):
