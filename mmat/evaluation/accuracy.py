@@ -76,7 +76,7 @@ class Accuracy(MMPretrainAccuracy):
 
     def _add(self, labels: Tensor, scores: Optional[Tensor], predicted: Optional[Tensor]) -> None:
         if scores is None and predicted is None:
-            raise ConfigError('Accuracy needs `pred_score` or `pred_label` for each image. The network returned neither.')
+            raise ConfigError('Accuracy needs `pred_score` or `pred_label` of each image. The network returned none.')
         predictions = predicted if scores is None else scores.float()
         if len(labels) != len(predictions):
             raise DataError(f'Accuracy needs one label per prediction, got {len(labels)} labels and {len(predictions)} '
@@ -88,8 +88,8 @@ class Accuracy(MMPretrainAccuracy):
             return
         count, classes = max(self.topk), predictions.shape[1]
         if count > classes:
-            raise ConfigError(f'Accuracy: topk={self.topk} exceeds the {classes} classes. Change it in val_evaluator and '
-                              'test_evaluator.')
+            raise ConfigError(f'Accuracy: topk={self.topk} exceeds the {classes} classes. Change it in val_evaluator '
+                              'and test_evaluator.')
         highest, indices = predictions.topk(count, dim=1)
         correct = indices.eq(labels.view(-1, 1))
         self._names, columns = [], []
