@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tool_runner import TOOLS, fails, run_tool
 
+from mmat.utils.cpu import has_fast_bf16
+
 ROOT = TOOLS.parent
 # An epoch is two steps on images of 8x8 pixels.
 SMALL = """

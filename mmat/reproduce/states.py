@@ -1,4 +1,4 @@
-"""States of a run, in the order of its life."""
+"""States of a run. It is blocked if its teacher failed."""
 
-WAITING, RUNNING, INTERRUPTED, DONE, FAILED, BLOCKED = STATES = (
-    'waiting', 'running', 'interrupted', 'done', 'failed', 'blocked')  # blocked: the teacher failed
+DONE, RUNNING, FAILED, INTERRUPTED, BLOCKED, WAITING = STATES = (
+    'done', 'running', 'failed', 'interrupted', 'blocked', 'waiting')

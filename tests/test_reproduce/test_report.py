@@ -41,20 +41,20 @@ def test_numbers_by_hand(table):
     # Errors: 10, 9, 7.5 for the student; 6.5, 6, 7 for the teacher; 7 for the only AT run.
     cells = [content for _, content in page.find('div', 'content')]
     assert cells[0] == '9.007.50 to 10.003 seedspublished 8.77 +0.23'
-    assert cells[1] == '7.001 of 3 seeds; 2 not startedpublished 7.93 \N{MINUS SIGN}0.93'
+    assert cells[1] == '7.001 of 3 seeds; 2 waitingpublished 7.93 \N{MINUS SIGN}0.93'
     assert cells[2] == '6.506.00 to 7.003 seedspublished 6.31 +0.19'
     assert cells[3] == cells[0]
-    assert cells[4:] == ['—not startedpublished 8.25', '—not started']
+    assert cells[4:] == ['—waitingpublished 8.25', '—waiting']
     assert page.texts('th')[:4] == ['student', 'AT', 'teacher', 'from big']
     rows = {(row[0], row[1]): row[2:] for row in markdown_table(text)[1:6]}
     assert rows == {
         ('**from big**', 'published'): ['8.77', '7.93', '6.31'],
         ('', 'measured: median'): ['9.00', '7.00', '6.50'],
         ('', 'min to max'): ['7.50 to 10.00', '', '6.00 to 7.00'],
-        ('', 'seeds'): ['3 seeds', '1 of 3 seeds; 2 not started', '3 seeds'],
+        ('', 'seeds'): ['3 seeds', '1 of 3 seeds; 2 waiting', '3 seeds'],
         ('', 'difference'): ['+0.23', '\N{MINUS SIGN}0.93', '+0.19']}
     for shown in (text, page.texts('div', 'status')[0]):
-        assert re.search(r'\b7 of 15 .*\b8 not started\b.*\b7 h 14 min\b', shown)
+        assert re.search(r'\b7 of 15 .*\b8 waiting\b.*\b7 h 14 min\b', shown)
     with open(table[2] / 'results.csv', newline='') as file:
         values = [(row['row'], row['column'], row['seed'], row['value']) for row in csv.DictReader(file)]
     assert values[:3] == [('from big', 'student', *each) for each in (('0', '10'), ('1', '9'), ('2', '7.5'))]
@@ -256,17 +256,17 @@ def test_no_column_without_numbers_in_print(tmp_path):
     page, text = report(recipe, runs, tmp_path / 'table')
     assert markdown_table(text) == [
         ['', 'error, %: median', 'min to max', 'seeds'], ['one', '9.00', '7.50 to 10.00', '3 seeds'],
-        ['two', '', '', 'not started']]
+        ['two', '', '', 'waiting']]
     assert 'ublished' not in text and 'ublished' not in ' '.join(page.texts('main'))
     assert '\n> **Shortened' in text
-    assert page.texts('div', 'content') == ['9.00', '7.50 to 10.00', '3 seeds', '—', '—', 'not started']
+    assert page.texts('div', 'content') == ['9.00', '7.50 to 10.00', '3 seeds', '—', '—', 'waiting']
 
 
 def test_no_finished_runs(tmp_path):
     recipe = make_recipe(two_rows(tmp_path / 'configs'))
     runs = make_runs(recipe, tmp_path / 'table')
     page, text = report(recipe, runs, tmp_path / 'table')
-    assert re.search(r'\b0 of 15 .*\b15 not started\b', text) and not re.search(r'\d (h|min|s)\b', text)
+    assert re.search(r'\b0 of 15 .*\b15 waiting\b', text) and not re.search(r'\d (h|min|s)\b', text)
     assert page.texts('h2') == ['Results'] and re.findall('^## .*', text, re.M) == ['## Results']
     assert (tmp_path / 'table' / 'results.csv').read_text().count('\n') == 1
     assert not list((tmp_path / 'table').glob('*.svg')) + list((tmp_path / 'table').glob('*.png'))
@@ -284,10 +284,10 @@ def test_the_state_of_each_run(table):
         page, text = report(*table)
     words = page.texts('span', 'seeds')
     assert words[1] == '1 of 3 seeds; 1 running (epoch 3 of 10), 1 interrupted'
-    assert words[4] == '0 of 3 seeds; 3 blocked by a failed teacher'
-    assert words[5] == '0 of 3 seeds; 1 failed, 2 not started'
+    assert words[4] == '0 of 3 seeds; 3 blocked'
+    assert words[5] == '0 of 3 seeds; 1 failed, 2 waiting'
     assert student_of_deep[0].record['attempts'] == []
-    assert re.search(r'\b7 of 15 .*\b1 running, 1 failed, 1 interrupted, 3 blocked .*, 2 not started\.', text)
+    assert re.search(r'\b7 of 15 .*\b1 running, 1 failed, 1 interrupted, 3 blocked, 2 waiting\.', text)
     failed, = page.texts('section', 'failed-runs')
     assert re.search('deep, seed 0.*SIGKILLValueError: no <data>$', failed)
     assert re.search('\n### deep, seed 0: .*SIGKILL\n\n```\nValueError: no <data>\n```', text)

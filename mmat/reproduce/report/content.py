@@ -12,12 +12,10 @@ from mmat.utils.zoo import find_config
 from ..recipe import name_of
 from ..results import collect, summarise
 from ..run import Run
+from ..states import BLOCKED, DONE, FAILED, INTERRUPTED, RUNNING, STATES, WAITING
 from .curves import Curve, read_curve
 from .warnings import find_warnings
 
-# The states of a run in a report.
-DONE, RUNNING, FAILED, INTERRUPTED, BLOCKED, WAITING = STATES = (
-    'done', 'running', 'failed', 'interrupted', 'blocked by a failed teacher', 'not started')
 # No cell is marked as best with fewer seeds.
 _MIN_SEEDS_FOR_BEST = 3
 
@@ -106,7 +104,7 @@ class Content:
         rows (list[str]), columns (list[str]): In the recipe's order.
         cells (dict): (row, column) -> cell.
         groups (list[Group]): Cells by figure.
-        states (dict): Run -> one of :data:`STATES`; includes teachers without a cell.
+        states (dict): Run -> one of :data:`~mmat.reproduce.states.STATES`; includes teachers without a cell.
         results (dict): Finished run -> content of its ``result.json``.
         result_rows (list[dict]): The rows of ``results.csv``.
         scalings (list[Scaling]): Empty if every run has as many epochs as its config.

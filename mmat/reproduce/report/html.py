@@ -5,7 +5,7 @@ from typing import Dict, List, Optional, Sequence
 
 from ..run import Run
 from . import charts
-from .content import BLOCKED, DONE, FAILED, INTERRUPTED, RUNNING, WAITING, Cell, Content, Group
+from .content import Cell, Content, Group
 from .elements import Markup, element, join
 from .maps import Maps
 from .run_details import run_details
@@ -26,8 +26,6 @@ from .text import (
 STYLE = (Path(__file__).parent / 'page.css').read_text()
 # The browser must not fetch or run anything that a title or a log contains.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_STATE_CLASSES = {DONE: 'done', RUNNING: 'running', FAILED: 'failed', INTERRUPTED: 'interrupted', BLOCKED: 'blocked',
-                  WAITING: 'waiting'}
 # Fields shown for each seed, even if they are equal.
 _SEED_FIELDS = {'seed', 'state', 'checkpoint', 'SHA-256', 'wall time', 'attempts', 'date'}
 _CODE_FIELDS = {'config', 'checkpoint', 'SHA-256', 'teacher SHA-256', 'commit', 'settings', 'command'}
@@ -53,7 +51,7 @@ def _header(content: Content) -> Markup:
 
 
 def _status(content: Content) -> Markup:
-    bar = [element('span', class_=_STATE_CLASSES[state], style=f'flex-grow:{count}')
+    bar = [element('span', class_=state, style=f'flex-grow:{count}')
            for state, count in content.counts.items()]
     return element('div', element('div', *bar, class_='bar', aria_hidden='true'),
                    element('p', f'{run_counts(content)}. {total_time(content)}'), class_='status')

@@ -5,7 +5,8 @@ from typing import List, Tuple
 from ..joint_runs import joint_label, split_by_failure
 from ..progress import exit_text
 from ..results import shared_batches_note
-from .content import DONE, FAILED, INTERRUPTED, RUNNING, STATES, WAITING, Cell, Content, Scaling
+from ..states import DONE, FAILED, INTERRUPTED, RUNNING, STATES, WAITING
+from .content import Cell, Content, Scaling
 from .run_details import format_duration
 
 
@@ -88,7 +89,7 @@ def legend(content: Content) -> List[str]:
 
 
 def run_counts(content: Content) -> str:
-    """Return a summary such as '3 of 24 runs are done, 1 running, 20 not started'."""
+    """Return a summary such as '3 of 24 runs are done, 1 running, 20 waiting'."""
     total = len(content.states)
     counts = dict(content.counts)
     done = counts.pop(DONE, 0)
