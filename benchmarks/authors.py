@@ -137,7 +137,7 @@ def skip_checksums() -> None:
 
 
 def run(checkout: str, data: str, folder: str, iterations: int, batch: int, workers: int) -> dict:
-    """Train WRN-16-1 with attention transfer from an untrained WRN-16-2, whose cost equals that of a trained one.
+    """Train WRN-16-1 with attention transfer from an untrained WRN-16-2, which costs as much as a trained one.
 
     Args:
         checkout (str): Folder of the repository.

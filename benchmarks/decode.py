@@ -5,7 +5,7 @@
 
 mmat.LoadImage decodes with Pillow; mmcv, and with it the ImageNet configs, with OpenCV. The images are those of a
 folder, or random 500x375 windows of scikit-learn's two photographs, with random mirroring and brightness, as JPEG of
-quality 90, 4:2:0. The pipeline is that of configs/_base_/datasets/imagenet_bs32.py, from the file to the packed image;
+quality 90, 4:2:0. The pipeline follows configs/_base_/datasets/imagenet_bs32.py, from the file to the packed image;
 for torchvision, its equivalent tensor transforms. On a GPU, nvJPEG also decodes all images in one call. The differences
 of pixels from Pillow's are printed below the table.
 """

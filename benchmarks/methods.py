@@ -31,7 +31,7 @@ CONFIGS = {
 
 
 def build(name, fp32, device):
-    """Build the config's model with an untrained teacher, whose cost equals that of a trained one."""
+    """Build the config's model with an untrained teacher, which costs as much as a trained one."""
     import torch
     from mmengine.config import Config
     from mmengine.registry import OPTIM_WRAPPERS

@@ -66,7 +66,7 @@ def settings() -> dict:
 
 
 def train_mmat(name, args, folder):
-    """Train with tools/train.py in a setting. The result is that of :func:`timed_training.run`."""
+    """Train with tools/train.py in a setting. Return the result of :func:`timed_training.run`."""
     arguments, options, _ = settings()[name]
     if 'allocator' in name and '--fp32' in arguments:
         from mmat.utils.cpu import keep_freed_memory

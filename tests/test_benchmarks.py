@@ -82,7 +82,7 @@ def test_times_are_of_one_call(common, monkeypatch):
 
 
 def test_a_ratio_is_taken_within_a_repeat(common):
-    # The machine was ten times as slow in the third.
+    # The third repeat was ten times as slow.
     times = dict(a=[2., 3., 40., 5., 6.], b=[1., 2., 10., 5., 4.], c=[1., 1., 10., 5., 2.])
     assert common.ratio(times, 'a', 'b') == (1.5, 1.5, 2.)  # of 2, 1.5, 4, 1, 1.5
     assert common.ratio(times, 'a', ['b', 'c']) == (1., 1., 1.)  # of 1, 1, 2, 0.5, 1
@@ -302,7 +302,7 @@ SCRIPT = """
             loss.add(state['loss'].item())
             right.add(state['output'].data, state['sample'][1])
             if state['t'] == 0:
-                # All outputs are equal, the labels the file's, of which the first is 0.
+                # All outputs are equal; the labels are the file's, the first one is 0.
                 assert abs(loss.mean - torch.tensor(10.).log()) < 1e-6 and right.value() == [50.]
                 assert weight.grad is not None
 

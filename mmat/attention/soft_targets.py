@@ -1,4 +1,4 @@
-"""Knowledge distillation (Hinton et al., 2015), in today's form and in that of the attention transfer authors' code."""
+"""Knowledge distillation (Hinton et al., 2015), in today's form and in the form of the authors' code."""
 import math
 from numbers import Real
 

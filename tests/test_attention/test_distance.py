@@ -140,7 +140,7 @@ def test_all_zero_maps_give_finite_gradients(form, p, map_p, reduction, dead_tea
     distance = attention_distance(attention_map(features, map_p, reduction), teacher, form, p)
     distance.backward()
     assert distance.isfinite()
-    # A dead sample has no gradient and does not affect that of the live one.
+    # A dead sample has no gradient and does not affect the live one.
     assert torch.equal(features.grad[0], torch.zeros(4, 3, 3))
     assert features.grad[1].isfinite().all()
     assert dead_teacher or features.grad[1].abs().sum() > 0
@@ -154,7 +154,7 @@ def test_distance_from_an_all_zero_map_is_the_norm_of_the_other():
 
 @pytest.mark.parametrize('scale', [1e-30, 1e-20, 1e-10, 1e-5, 1e5])
 @pytest.mark.parametrize('form', ['code', 'paper'])
-def test_gradient_is_finite_whatever_the_size_of_the_activations(form, scale):
+def test_gradient_is_finite_for_activations_of_any_scale(form, scale):
     features = torch.tensor([[[[1., -2., 3., 0.]]]]).mul(scale).requires_grad_()
     attention_distance(attention_map(features), torch.ones(1, 1, 4), form).backward()
     assert features.grad.isfinite().all()
@@ -302,7 +302,7 @@ def test_activation_distance_is_plain_pytorch(shape):
 
 
 @pytest.mark.parametrize('size', [1, 4, 16])
-def test_activation_distance_is_between_0_and_4_whatever_the_size(size):
+def test_activation_distance_is_between_0_and_4_for_any_size(size):
     torch.manual_seed(0)
     student = torch.randn(5, size, size, size, dtype=torch.float64)
     factor = tensor([1e-3, 0.5, 1, 3, 1e3]).view(5, 1, 1, 1)
@@ -389,7 +389,7 @@ def test_a_zero_activation_has_no_gradient(scale):
     student[1] = torch.arange(12.).view(3, 2, 2)
     student.requires_grad_()
     (scale * activation_distance(student, torch.ones(2, 3, 2, 2))).backward()
-    # A zero sample has no gradient and does not affect that of the live one.
+    # A zero sample has no gradient and does not affect the live one.
     assert student.grad[1].isfinite().all() and student.grad[1].abs().sum() > 0
     assert torch.equal(student.grad[0], torch.zeros(3, 2, 2))
 

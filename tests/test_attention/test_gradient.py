@@ -50,7 +50,7 @@ def central_differences(function, values, step=1e-6):
 @pytest.mark.parametrize('n', [1, 2, 5])
 @pytest.mark.parametrize('create_graph', [False, True])
 def test_linear_loss(create_graph, n):
-    # 2 x + 3 y - z of each sample: J is (2, 3, -1) wherever the sample is.
+    # 2 x + 3 y - z of each sample: J is (2, 3, -1) for every sample.
     weight = tensor([2., 3., -1.])
     x = torch.randn(n, 3, dtype=torch.float64, requires_grad=True)
     result = input_gradient((x @ weight).mean(), x, create_graph)
@@ -99,7 +99,7 @@ def test_bn_in_train_mode_includes_the_effect_on_other_samples():
     result = gradient_of(network, x, labels)
     with torch.no_grad():
         total = central_differences(lambda: 3 * F.cross_entropy(network(x), labels), x)
-        # Its own loss alone is another gradient here, and of another size than the two methods' rounding.
+        # The gradient of its own loss alone differs by more than rounding.
         first = central_differences(lambda: F.cross_entropy(network(x), labels, reduction='none')[0], x)
     torch.testing.assert_close(result, total, rtol=1e-6, atol=1e-8)
     assert (result[0] - first[0]).abs().max() > 1e-2
@@ -114,7 +114,7 @@ def test_gradient_of_the_norm_is_its_finite_difference(bn, form):
     gradient_norm(gradient_of(network, x, labels, create_graph=True), form).backward()
     for name, parameter in network.named_parameters():
         expected = central_differences(lambda: gradient_norm(gradient_of(network, x, labels), form), parameter.data)
-        # The last bias counts too: it moves the predictions, and the loss' gradient with them.
+        # Even the last bias has a gradient, because it changes the predictions and so the gradient of the loss.
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-5, atol=1e-8, msg=lambda m, n=name: f'{n}: {m}')
 
 

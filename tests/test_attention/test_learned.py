@@ -149,7 +149,7 @@ def test_only_pc_under_softmax_ignores_the_descriptor(compatibility, normalizati
     if (compatibility, normalization) == ('pc', 'softmax'):
         assert to_descriptor.abs().max() < 1e-12
         torch.testing.assert_close(other, attention, rtol=1e-12, atol=1e-15)
-        # Nor does the bias move it.
+        # The bias cancels too.
         assert torch.autograd.grad((pooled * direction).sum(), bias)[0].abs() < 1e-12
     else:
         assert to_descriptor.abs().min() > 1e-6
@@ -167,7 +167,7 @@ def test_maps_are_float32(dtype, normalization, autocast):
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         result = normalize_scores(scores, normalization)
     assert result.dtype == torch.float32
-    # To float32's precision, though the scores come with less.
+    # In float32 precision, though the scores have less.
     torch.testing.assert_close(result.double(), normalize_scores(scores.double(), normalization), rtol=1e-6, atol=0)
 
 
@@ -205,7 +205,7 @@ def test_half_precision_features(compatibility, normalization, dtype):
 
 @pytest.mark.parametrize('autocast', [False, True])
 def test_mean_under_sigmoids_does_not_overflow(autocast):
-    # 1024 positions of 100 are more than float16 holds; their mean is not.
+    # The sum of 1024 positions of 100 overflows in float16; the mean does not.
     local, attention = torch.full((1, 1, 32, 32), 100.), torch.ones(1, 32, 32)
     with torch.autocast('cpu', torch.float16, enabled=autocast):
         assert attend(local if autocast else local.half(), attention, 'sigmoid').tolist() == [[100]]

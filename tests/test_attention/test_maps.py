@@ -115,7 +115,7 @@ def test_gradient_keeps_the_dtype_of_the_features():
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('dtype, tolerance', [
     (torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
-# The second is cut into parts, the last of them smaller.
+# The second is split into chunks, the last one smaller.
 @pytest.mark.parametrize('shape', [(2, 5, 3, 4), (7, 8, 160, 160), (3, 1, 2, 2), (0, 3, 2, 2), (2, 3, 1, 1)])
 def test_sum_of_squares_and_its_gradient(shape, dtype, tolerance, layout):
     generator = torch.Generator().manual_seed(0)

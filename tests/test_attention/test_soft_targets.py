@@ -117,7 +117,7 @@ def test_equal_logits_have_loss_and_gradient_zero(form, dtype):
     loss = soft_target_loss(student, teacher, form=form)
     loss.backward()
     assert loss.item() == 0
-    # log_softmax' rounding, where the gradient's parts are of the order of 0.1
+    # The rounding of log_softmax; the terms of the gradient are about 0.1
     assert student.grad.abs().max() < 4 * torch.finfo(dtype).eps
 
 
@@ -165,7 +165,7 @@ def test_half_precision_logits_are_raised_to_float32(form, autocast, student_dty
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize('form, scale', [('batchmean', 1), ('pre2018', 2 / 3)])
 def test_large_logits_are_finite(form, scale, dtype):
-    # Sure of class 0 against sure of class 1: p is (0, 1, 0) to the last bit and log q is (0, -15000, -30000).
+    # The student predicts class 0, the teacher class 1: p is exactly (0, 1, 0) and log q is (0, -15000, -30000).
     student = torch.tensor([[60000., 0., -60000.]], dtype=dtype, requires_grad=True)
     teacher = torch.tensor([[0., 60000., -60000.]], dtype=dtype)
     loss = soft_target_loss(student, teacher, 4, form)

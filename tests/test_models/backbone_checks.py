@@ -117,7 +117,7 @@ def authors_backward(parts, x, out_indices, average):
     """Gradients of the score at the local features and the image, computed as in the authors' training loop.
 
     Each part has its own forward and backward pass. With ``average``, the gradient of g is averaged over the levels,
-    and at each level the gradient of the attention with that of the next part. Gradients of parameters accumulate.
+    and at each level the gradients of the attention and of the next part. Gradients of parameters accumulate.
     """
     starts, ends = [], []
     for part in parts:

@@ -12,7 +12,7 @@ from mmat.models.taps import find_layer, tap
 from mmat.registry import MODELS
 
 GROUPS = ['group0', 'group1', 'group2', 'group3']
-# As many as the arrays of resnet-18-at-export hold, its classifier of 1000 classes included.
+# The parameters of resnet-18-at-export, including its classifier of 1000 classes.
 COUNT = 11687720
 
 
@@ -86,7 +86,7 @@ def test_equals_the_network_and_its_gradients(depth, blocks):
     for out, expected in zip(outs, [*groups[:3], last]):
         torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
 
-    # Of the taps as well, as in attention transfer.
+    # Gradients from the taps too, as in attention transfer.
     (sum(taps[path].square().mean() for path in GROUPS) + outs[-1].sum()).backward()
     (sum(group.square().mean() for group in groups) + last.sum()).backward()
     for name, parameter in model.named_parameters():
@@ -127,7 +127,7 @@ def test_initialisation():
         if isinstance(module, nn.Conv2d):
             assert module.bias is None
             assert_normal(module.weight, math.sqrt(2 / module.weight[0].numel()), name)
-    # Affine layers change nothing yet.
+    # Affine layers start as the identity.
     for name in affine_names((2, 2, 2, 2)):
         affine = model.get_submodule(name)
         assert (affine.a == 1).all() and (affine.b == 0).all(), name

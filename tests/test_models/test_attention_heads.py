@@ -13,7 +13,7 @@ from mmat.errors import ConfigError
 from mmat.models import ConcatClsHead, IndependentClsHead, LinearClsHead
 from mmat.registry import MODELS
 
-# No two alike, so that no two levels can be mixed up.
+# Distinct widths, so that swapped levels show.
 WIDTHS = (4, 6, 5)
 CLASSES = 7
 HEADS = [(ConcatClsHead, {}), (IndependentClsHead, dict(combine='average')), (IndependentClsHead, dict(combine='sum'))]
@@ -75,7 +75,7 @@ def test_concat_is_plain_pytorch(training, norm):
     model, feats = build(ConcatClsHead, norm=norm, dropout=0.).train(training), vectors()
     joined = torch.cat(transformed(model, feats, training, norm), 1)
     torch.testing.assert_close(model.pre_logits(feats), joined, rtol=1e-10, atol=1e-12)
-    # Those of evaluation have moved, in training.
+    # A new model, because training has updated the running statistics.
     model, joined = build(ConcatClsHead, norm=norm, dropout=0.).train(training), joined.detach()
     expected = joined @ model.fc.weight.T + model.fc.bias
     torch.testing.assert_close(model(feats), expected, rtol=1e-10, atol=1e-12)
@@ -184,7 +184,7 @@ def test_bn_of_the_joined_is_bn_of_each(head, options):
                 getattr(norm, name).copy_(value)
     expected = torch.cat([F.relu(norm(feat)) for norm, feat in zip(norms, feats)], 1)
     torch.testing.assert_close(model.pre_logits(feats), expected, rtol=1e-12, atol=1e-14)
-    # It learns the same statistics, too.
+    # The running statistics are equal too.
     for name in ('running_mean', 'running_var'):
         torch.testing.assert_close(getattr(joined, name), torch.cat([getattr(norm, name) for norm in norms]))
 
@@ -328,7 +328,7 @@ def test_bfloat16_autocast(head, options):
     model, feats = build(head, dropout=0., **options).float().train(), vectors(dtype=torch.float32)
     expected = model.loss(feats, BatchedSamples(labels()))['loss']
     with torch.autocast('cpu', torch.bfloat16):
-        # As attention under autocast gives them.
+        # The dtype of attention under autocast.
         loss = model.loss(tuple(feat.bfloat16() for feat in feats), BatchedSamples(labels()))['loss']
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=0.02)

@@ -17,7 +17,7 @@ from mmat.models import AttentionWeights, BaseAttentionNeck, GridAttentionNeck, 
 from mmat.models.taps import find_layer, gives_attention, tap
 from mmat.registry import MODELS
 
-# No two local features alike, so that no two levels can be mixed up; the second is as wide as the global one.
+# Distinct local features, so that swapped levels show. The second is as wide as the global one.
 WIDTHS, GLOBAL, INTER = (4, 6, 5), 6, 7
 SIZES = ((6, 5), (3, 4), (2, 3))
 MAPS = ['maps.0', 'maps.1', 'maps.2']
@@ -187,7 +187,7 @@ def test_spatial_by_hand(options, scores, expected):
 
 
 @pytest.mark.parametrize('gate, scores', [
-    # Bilinear between centres of positions: 0, 4 to 0, 1, 3, 4. The local feature adds 1; minus 2 is cut off.
+    # Bilinear between centres of positions: 0, 4 to 0, 1, 3, 4. The local feature adds 1; ReLU cuts off minus 2.
     ([[[[0., 4.]]]], [1.5, 2.5, 4.5, 5.5]),
     ([[[[-2., -2.]]]], [0.5] * 4),
     ([[[[3.]]]], [4.5] * 4),
@@ -308,7 +308,7 @@ def test_spatial_initialisation_as_the_authors(convert):
         model.scores[0].bias.fill_(7)
     model = convert(model)
     model.init_weights()
-    # The one channel of the scores is all the fan out of theirs.
+    # The fan out of the scores is one channel.
     assert_normal(model.scores[0].weight, math.sqrt(2))
     assert (model.scores[0].bias == 0).all()
     bn, linear = model.projections[0][0], model.projections[0][3]
@@ -440,7 +440,7 @@ def test_channels_last(neck, options, training):
     (GridAttentionNeck, dict(normalization='softmax')), (GridAttentionNeck, dict(normalization='sigmoid'))])
 def test_bfloat16_autocast(neck, options):
     model, inputs = build(neck, **options).float().eval(), features('map', dtype=torch.float32)
-    # Scores of a size at which the softmax does not double for each bit that they lack.
+    # Smaller scores, so that the softmax does not amplify their rounding.
     inputs = tuple(each / 4 for each in inputs)
     expected = run(model, inputs)
     with torch.autocast('cpu', torch.bfloat16):
@@ -453,10 +453,10 @@ def test_bfloat16_autocast(neck, options):
 # In a classifier
 
 WRN = dict(type='mmat.WideResNet', depth=10, out_indices=(1, 2))
-# With residual branches that begin at zero, their first convolutions would get no gradient at first.
+# With zero-initialised residual branches, their first convolutions would have no gradient.
 RESNET = dict(type='mmpretrain.ResNet', depth=18, out_indices=(2, 3), zero_init_residual=False)
 # Backbone, size of images, widths of the local features, width of the global one, sizes of the maps. The last local
-# feature is the global one's map: by itself, or because there is no other.
+# feature also serves as the global one.
 BACKBONES = [(WRN, 16, (32, ), 64, [(8, 8)]), (WRN, 16, (32, 64), 64, [(8, 8), (4, 4)]),
              (RESNET, 64, (256, ), 512, [(4, 4)]), (RESNET, 64, (256, 512), 512, [(4, 4), (2, 2)])]
 NECKS = [dict(type='mmat.SpatialAttentionNeck', compatibility=c, normalization=n, project=p, dropout=0.)
@@ -475,9 +475,9 @@ def classifier(backbone, neck, widths, width):
     model.init_weights()
     with torch.no_grad():
         for parameter in model.neck.parameters():
-            # As initialised, scores of hundreds of channels are so large that attention is all or nothing.
+            # The initial scores of hundreds of channels saturate the attention.
             parameter *= 0.1
-    # So that a gradient of zero can be told from one that is rounded to it.
+    # float64 distinguishes zero gradients from rounding.
     return model.double()
 
 
@@ -485,14 +485,14 @@ def unmoved(neck, name):
     """Parameters of the neck whose gradients are zero, as a softmax over positions does not see constants."""
     if neck['normalization'] == 'sigmoid':
         return False
-    # Biases of scores, and with 'pc' nothing of the global branch.
+    # Biases of scores, and with 'pc' the whole global branch.
     return re.fullmatch(r'scores\.\d\.bias', name) or (
         neck.get('compatibility') == 'pc' and neck['project'] == 'global' and name.startswith('projections.'))
 
 
 @pytest.mark.parametrize('backbone, size, widths, width, sizes, neck', [
     *((*BACKBONES[i], neck) for i in (0, 1) for neck in NECKS),
-    # One of each, as these take longer: without a global branch that learns, with one, and gates.
+    # Only one of each, because they are slow: without and with a trained global branch, and gates.
     (*BACKBONES[2], NECKS[0]), (*BACKBONES[3], NECKS[2]), (*BACKBONES[3], NECKS[9]),
 ])
 def test_a_classifier_learns(backbone, size, widths, width, sizes, neck):
@@ -510,7 +510,7 @@ def test_a_classifier_learns(backbone, size, widths, width, sizes, neck):
             torch.testing.assert_close(taps[path].sum((1, 2)), torch.ones(4).double())
     loss.backward()
     for name, parameter in model.named_parameters():
-        # With 'pc' and softmax nothing that only gives the global feature learns: here the backbone's last stage.
+        # With 'pc' and softmax, layers that serve only the global feature are not trained: here the last stage.
         blind = (neck['normalization'] == 'softmax' and neck.get('compatibility') == 'pc' and len(widths) == 1
                  and name.startswith(('backbone.group2', 'backbone.bn.', 'backbone.layer4')))
         largest = parameter.grad.abs().max()

@@ -104,7 +104,7 @@ def test_weights_and_their_names(depth, blocks, branch):
 @pytest.mark.parametrize('size, sizes', [
     ((32, 32), [(32, 32), (16, 16), (8, 8)]),
     ((33, 30), [(33, 30), (17, 15), (9, 8)]),
-    # Odd ones, which strides and the pooling round up, down to a single pixel.
+    # Odd sizes, rounded up by strides and pooling, down to a single pixel.
     ((5, 9), [(5, 9), (3, 5), (2, 3)]),
     ((1, 2), [(1, 2), (1, 1), (1, 1)]),
 ])
@@ -125,7 +125,7 @@ def test_the_default():
     assert [tuple(out.shape) for out in outs] == [(2, 128, 16, 16), (2, 256, 8, 8), (2, 256)]
 
 
-# The network again, over a dictionary of tensors.
+# Reference implementation over a dictionary of tensors.
 
 def pieces(params, depth, branch, training=False):
     """Four functions: of the image, that makes the first local feature; of each of them, that makes the next or g."""
@@ -213,7 +213,7 @@ def test_stages():
     model.backbone = AttentionResNet(11)
     assert [find_layer(model, i) for i in range(3)] == ['backbone.stage0', 'backbone.stage1', 'backbone.stage2']
     assert find_layer(model, -1) == 'backbone.stage2'
-    with pytest.raises(LayerError, match='3.*AttentionResNet|AttentionResNet.*3'):
+    with pytest.raises(LayerError, match=r'\b3\b.*AttentionResNet'):
         find_layer(model, 3)
 
 

@@ -143,7 +143,7 @@ def test_in_channels():
     assert [out.shape[1] for out in outs] == [4, 8, 8, 8]
 
 
-# The network again, over a dictionary of tensors and from the authors' plan.
+# Reference implementation over a dictionary of tensors, from the authors' layer plan.
 
 def pieces(params, arch, position, training=False):
     """Four functions: of the image, that makes l1; of l1, that makes l2; of l2; of l3, that makes g."""
@@ -244,7 +244,7 @@ def test_stages_are_the_local_features(arch, position, names, average_gradients,
     model.backbone = AttentionVGG(arch, position, base_channels=1, average_gradients=average_gradients).train(training)
     paths = [find_layer(model, i) for i in range(3)]
     assert paths == [find_layer(model, i) for i in range(-3, 0)] == [f'backbone.{name}' for name in names]
-    with pytest.raises(LayerError, match='3.*AttentionVGG|AttentionVGG.*3'):
+    with pytest.raises(LayerError, match=r'\b3\b.*AttentionVGG'):
         find_layer(model, 3)
     # Raises if a later layer overwrites them.
     with tap(model, paths) as taps:

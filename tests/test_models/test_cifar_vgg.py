@@ -34,7 +34,7 @@ def test_the_depth_counts_convolutions_and_three_linear_layers():
     assert {sum(map(len, plan)) + 3: plan for plan in PLANS.values()} == PLANS
 
 
-# Those of the benchmark's pair, 3.97M and 9.46M, to the last one.
+# Exact counts of the benchmark's pair, 3.97M and 9.46M.
 @pytest.mark.parametrize('depth, expected', [(8, 3965028), (13, 9462180)])
 def test_parameter_count(depth, expected):
     channels, total = 3, 0
@@ -61,7 +61,7 @@ def test_weights_and_their_names(depth):
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == expected
 
 
-# The network again, over a dictionary of tensors and from the published plan.
+# Reference implementation over a dictionary of tensors, from the published layer plan.
 
 def oracle(x, params, plan, training):
     pools = 4 if x.shape[2] == 64 else 3
@@ -108,7 +108,7 @@ def test_gradients_equal_the_published_networks(training):
     (model(x)[-1] * target).sum().backward()
     (oracle(x, params, PLANS[8], training)[-1] * target).sum().backward()
     for name, parameter in model.named_parameters():
-        # A bias before BN moves nothing in training: what is left of its gradient is rounding.
+        # A bias before BN has no effect in training; its gradient is rounding.
         if not training or not name.endswith('conv.bias'):
             assert parameter.grad.abs().max() > 1e-6, name
         close(parameter.grad, params[name].grad, msg=name)
@@ -136,7 +136,7 @@ def test_stages_are_the_blocks():
     expected = [f'backbone.{block}' for block in BLOCKS]
     assert [find_layer(model, i) for i in range(5)] == expected
     assert [find_layer(model, i) for i in range(-5, 0)] == expected
-    with pytest.raises(LayerError, match='5.*CIFARVGG|CIFARVGG.*5'):
+    with pytest.raises(LayerError, match=r'\b5\b.*CIFARVGG'):
         find_layer(model, 5)
 
 

@@ -43,7 +43,7 @@ def as_rank(monkeypatch, rank, world_size):
 @pytest.mark.parametrize('height, width, padding', [(8, 8, 4), (5, 7, 3), (7, 5, 3), (6, 6, 5), (4, 4, 0), (9, 3, 1)])
 @pytest.mark.parametrize('channels', [1, 3])
 def test_crop_and_flip_equals_the_image_by_image_reference(height, width, padding, channels):
-    # Every window there is, mirrored and not.
+    # All windows, mirrored and not.
     windows = [(t, x, f) for t in range(2 * padding + 1) for x in range(2 * padding + 1) for f in (False, True)]
     images = random_images(len(windows), channels, height, width)
     tops, lefts, flips = map(torch.tensor, zip(*windows))
@@ -85,7 +85,7 @@ def black_crop_and_flip(image, top, left, flip, padding):
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
 def test_constant_padding_is_torchvisions(height, width, padding, dtype):
     windows = [(t, x, f) for t in range(2 * padding + 1) for x in range(2 * padding + 1) for f in (False, True)]
-    # No pixel is black, so that all black ones are of the padding.
+    # No black pixels, so that only the padding is black.
     images = random_images(len(windows), 3, height, width).clamp(min=1).to(dtype)
     before = images.clone()
     result = crop_and_flip(images, *map(torch.tensor, zip(*windows)), padding, 'constant')
@@ -141,7 +141,7 @@ def test_processes_share_the_draws_of_one(monkeypatch, world_size):
         torch.manual_seed(3)
         for share, all_of_them in zip(preprocessor.draw(12 // world_size), whole):
             assert share.tolist() == [all_of_them[i].item() for i in range(rank, 12, world_size)]
-        # The random stream is as far along as in one process.
+        # The random stream advances as in one process.
         assert torch.equal(torch.rand(4), following)
 
 
@@ -178,7 +178,7 @@ def test_training_images_are_windows_of_the_padded_ones_normalised(padding, flip
     images = random_images(16, 3, 8, 8, dtype=dtype)
     result = BatchPreprocessor(MEAN, STD, padding, flip_prob)(dict(inputs=images), training=True)['inputs']
     assert result.dtype == torch.float32
-    # Undone in float64, a normalised pixel is its integer again.
+    # Without normalisation, in float64, pixels are integers again.
     std, mean = (torch.tensor(value, dtype=torch.float64).view(3, 1, 1) for value in (STD, MEAN))
     pixels = result.double() * std + mean
     torch.testing.assert_close(pixels, pixels.round(), rtol=0, atol=1e-4)
@@ -309,7 +309,7 @@ def test_mixup_mixes_images_and_labels_alike(samples):
     np.random.seed(0)
     preprocessor = BatchPreprocessor(
         batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)), num_classes=8)
-    # Image i is 10 i everywhere and has label i, so a mixed image shows what its scores must be.
+    # Image i is 10 i everywhere and has label i, so a mixed image shows the expected scores.
     images = (10 * torch.arange(8)).view(8, 1, 1, 1).expand(8, 3, 4, 4).to(torch.uint8)
     result = preprocessor(dict(inputs=images, data_samples=samples), training=True)
     scores = torch.stack([sample.gt_score for sample in result['data_samples']])
@@ -412,7 +412,7 @@ def test_without_a_seed_the_draws_are_the_global_ones():
 def test_the_position_in_the_stream_is_saved_and_restored():
     preprocessor = mixing(seed=3)
     training_images(preprocessor, 2)
-    # By way of a file.
+    # Through a file.
     file = io.BytesIO()
     torch.save(preprocessor.random.state_dict(), file)
     file.seek(0)

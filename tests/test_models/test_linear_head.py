@@ -37,7 +37,7 @@ def test_golden_loss_and_accuracy(labels):
     losses = identity_head(cal_acc=True).loss((FEATURES, ), labels)
     assert losses.keys() == {'loss', 'accuracy_top-1'}
     assert losses['loss'].item() == pytest.approx(LOSS, rel=1e-6)
-    # mmpretrain gives a list, one accuracy for each threshold.
+    # mmpretrain returns a list with one accuracy for each threshold.
     assert [float(accuracy) for accuracy in losses['accuracy_top-1']] == [50]
 
 
@@ -71,7 +71,7 @@ def test_loss_and_gradients_equal_mmpretrains():
     theirs = MMPretrainLinearClsHead(
         num_classes=5, in_channels=7, cal_acc=True, topk=(1, 3),
         loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0))
-    # Theirs counts scores above zero only.
+    # mmpretrain's counts scores above zero only.
     nn.init.constant_(ours.fc.bias, 10)
     theirs.load_state_dict(ours.state_dict())
     features, labels = torch.randn(9, 7), torch.randint(0, 5, (9, ))

@@ -28,7 +28,7 @@ from mmat.registry import MODELS
 # Written out, not read from the package.
 WIDE = ((192, 160, 96), (192, 192, 192), (192, 192, 192))
 THIN = ((84, 72, 44), (84, 84, 84), (84, 84, 84))
-# No two alike, so that no two layers can be mixed up.
+# Distinct widths, so that swapped layers show.
 SMALL = ((6, 5, 3), (7, 4, 9), (8, 11, 10))
 BLOCKS = ['block0', 'block1', 'block2']
 BN = dict(type='BN')
@@ -71,7 +71,7 @@ def test_parameter_count(arch, channels, norm_cfg, by_hand, expected, relu_befor
 
 
 def test_thin_is_wide_scaled():
-    # As the documentation says: times 0.44, to a multiple of four.
+    # As documented: times 0.44, rounded to a multiple of four.
     assert THIN == tuple(tuple(4 * round(0.44 * width / 4) for width in block) for block in WIDE)
 
 
@@ -108,7 +108,7 @@ def test_the_default_is_wide_with_bn_and_relu():
     ((33, 31), [(33, 31), (16, 15), (8, 7)]),
     ((18, 19), [(18, 19), (9, 9), (4, 4)]),
     ((20, 7), [(20, 7), (10, 3), (5, 1)]),
-    # The least that leaves a pixel.
+    # The smallest size.
     ((4, 5), [(4, 5), (2, 2), (1, 1)]),
 ])
 @pytest.mark.parametrize('arch, channels', [('thin', (44, 84, 84)), (SMALL, (3, 9, 10))])
@@ -128,7 +128,7 @@ def test_wide_on_a_cifar_image():
     assert [tuple(out.shape) for out in outs] == [(1, 96, 32, 32), (1, 192, 16, 16), (1, 192, 8, 8)]
 
 
-# The network again, over a dictionary of tensors and from the published plan.
+# Reference implementation over a dictionary of tensors, from the published layer plan.
 
 def oracle(x, params, training, norm, relu_before_pool):
     blocks = []
@@ -203,7 +203,7 @@ def test_which_layers_are_linear(norm_cfg, relu_before_pool):
 def test_the_poolings():
     model = NIN(SMALL)
     x = torch.arange(16.).view(1, 1, 4, 4)
-    # Windows at rows and columns (0, 1, 2) and (2, 3); the mean is over the pixels that are there.
+    # Windows at rows and columns (0, 1, 2) and (2, 3); the mean excludes pixels outside.
     assert model.pool0(x).flatten().tolist() == [10, 11, 14, 15]
     assert model.pool1(x).flatten().tolist() == [5, 6.5, 11, 12.5]
 
@@ -218,7 +218,7 @@ def test_stages_are_the_blocks(arch):
     assert [find_layer(model, i) for i in range(3)] == expected
     assert [find_layer(model, i) for i in range(-3, 0)] == expected
     assert [find_layer(model, path) for path in expected] == expected
-    with pytest.raises(LayerError, match='3.*NIN|NIN.*3'):
+    with pytest.raises(LayerError, match=r'\b3\b.*NIN'):
         find_layer(model, 3)
 
 
@@ -229,7 +229,7 @@ def test_taps_in_a_classifier_are_left_as_they_were(norm_cfg, relu_before_pool, 
     lively(model).train(training)
     then = {}
     for index, name in enumerate(BLOCKS):
-        # Copied when the block has run, before whatever comes after it.
+        # Copied after the block, before the next layer runs.
         getattr(model.backbone, name).register_forward_hook(
             lambda module, args, output, index=index: then.update({index: (output, output.detach().clone())}))
     paths = [find_layer(model, i) for i in range(3)]
@@ -277,7 +277,7 @@ def test_in_channels():
 @pytest.mark.parametrize('norm_cfg', [BN, None])
 def test_initialisation_is_the_authors(arch, channels, norm_cfg):
     torch.manual_seed(0)
-    # Of the whole classifier, as a runner does it.
+    # Initialise the whole classifier, like a runner.
     model = MODELS.build(classifier_config(arch, channels, norm_cfg=norm_cfg))
     model.init_weights()
     weights = []
@@ -319,7 +319,7 @@ def test_builds_from_any_scope(scope, registry, norm_cfg, relu_before_pool):
         out, = model(torch.randn(2, 3, 8, 8))
     assert isinstance(model, NIN)
     assert out.shape == (2, 10, 2, 2)
-    # What was given is not changed: the next network is built from it too.
+    # The config is not changed.
     assert config.norm_cfg == norm_cfg
 
 
@@ -401,7 +401,7 @@ def test_double_backward(norm_cfg, relu_before_pool, training):
                 parameter -= step * direction[name]
         return result
 
-    # So small a step that no ReLU and no maximum changes sides.
+    # A step too small to switch a ReLU or a maximum.
     step = 1e-7
     assert (moved(step) - moved(-step)) / (2 * step) == pytest.approx(slope.item(), rel=1e-5)
 
@@ -435,7 +435,7 @@ def test_channels_last(norm_cfg, relu_before_pool):
         results.append((outs, [parameter.grad.clone() for parameter in model.parameters()]))
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-4, atol=1e-4)
     for found, expected in zip(results[1][1], results[0][1]):
-        # Where the layout leads to another order of summation, a ReLU near zero may change sides.
+        # Another order of summation may switch a ReLU near zero.
         assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-4
 
 
@@ -450,7 +450,7 @@ def test_bfloat16_autocast(norm_cfg, relu_before_pool):
     for path, out, block in zip(BLOCKS, outs, expected):
         assert out is taps[path]
         assert out.dtype == torch.bfloat16
-        # Nine layers of eight bits each.
+        # Nine layers with eight bits of precision.
         assert (out.float() - block).norm() < 0.05 * block.norm()
     outs[-1].float().square().mean().backward()
     for name, parameter in model.named_parameters():

@@ -28,7 +28,7 @@ def images():
 @pytest.mark.parametrize('network, prefix', [(VisionTransformer, 1), (DistilledVisionTransformer, 2)])
 def test_tokens_of_mmpretrains_transformers(network, prefix, images):
     torch.manual_seed(0)
-    # Its own reshaping of the last layer, without its last norm, is the reference.
+    # Reference: the network's own reshaping of the last layer, without its last norm.
     model = network(ARCH, img_size=SIZE, patch_size=8, out_type='featmap', final_norm=False)
     model.eval()
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_the_grid_follows_the_image(images):
     model = VisionTransformer(ARCH, img_size=32, patch_size=8)
     assert read(model, 'layers.0', images).shape == (2, 8, 4, 6)
     assert read(model, 'layers.0', images[..., :40]).shape == (2, 8, 4, 5)
-    # Its patches alone, and the grid with them.
+    # The patch embedding returns patches and their grid.
     assert read(model, 'patch_embed', images).shape == (2, 8, 4, 6)
 
 
@@ -53,7 +53,7 @@ def test_tokens_of_mmpretrains_swin_transformer(images):
     model.eval()
     with torch.no_grad():
         first, _ = model(images)
-    # Before the norm that it puts on what it gives, each position's channels have another mean and scale.
+    # The tap is before the output norm.
     tapped = read(model, 'stages.0', images)
     assert tapped.shape == (2, 8, 8, 12)
     normed = nn.functional.layer_norm(tapped.permute(0, 2, 3, 1), (8, )).permute(0, 3, 1, 2)
@@ -68,7 +68,7 @@ def test_tokens_of_timms_transformers(name, options, images):
     torch.manual_seed(0)
     model = timm.create_model(name, img_size=SIZE, **options).eval()
     with torch.no_grad():
-        # timm's own reshaping.
+        # Reference: timm's reshaping.
         expected = model.forward_intermediates(images, indices=[1], intermediates_only=True)[0]
     assert read(model, 'blocks.1', images).equal(expected)
 
@@ -100,7 +100,7 @@ def test_timm_networks_in_both_layouts(make, layer):
 
 
 def test_channels_last_by_the_images_shape_alone():
-    # mmpretrain's SAM encoder: 2 x 3 patches of 16 channels, each channel of its own.
+    # mmpretrain's SAM encoder.
     model = ViTSAM(dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16, global_attn_indexes=[0]),
                    img_size=32, patch_size=8, out_channels=0, use_abs_pos=False)
     tapped = read(model, 'layers.0', torch.randn(1, 3, 32, 32))

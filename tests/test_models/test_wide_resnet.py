@@ -19,7 +19,7 @@ from mmat.models import WideResNet
 from mmat.models.taps import find_layer, tap
 from mmat.registry import MODELS
 
-# The authors' counts, classifier of ten classes included.
+# The authors' counts, including the classifier of ten classes.
 COUNTS = [(16, 1, 175066), (16, 2, 691674), (40, 1, 563930), (40, 2, 2243546)]
 
 
@@ -63,7 +63,7 @@ def test_stages_are_the_groups():
     assert [find_layer(model, i) for i in range(3)] == ['backbone.group0', 'backbone.group1', 'backbone.group2']
 
 
-# The authors' network, written again over a dictionary of tensors.
+# Reference implementation of the authors' network over a dictionary of tensors.
 
 def batch_norm(x, params, base, training):
     return F.batch_norm(x, params[f'{base}.running_mean'], params[f'{base}.running_var'], params[f'{base}.weight'],

@@ -65,8 +65,8 @@ class AttentionVGG(BaseModule):
         first_pool (int): Size and stride of the max-pooling after the first block. The authors use 5 for CUB at 80
             pixels, with the network for 32 pixels otherwise unchanged. Defaults to 2.
         average_gradients (bool): Average instead of sum the gradients of branches, as in the authors' hand-written
-            backward pass: halve the gradient of every returned local feature, and divide that of the global vector by
-            their number. Required by their recipe's learning rate of 1. Defaults to False.
+            backward pass: halve the gradient of every returned local feature, and divide the global vector's by their
+            number. Required by their recipe's learning rate of 1. Defaults to False.
         init_cfg (dict | list, optional): Initialisation. Defaults to None, the initialisation of ``arch``.
 
     Raises:
