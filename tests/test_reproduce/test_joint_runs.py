@@ -70,7 +70,7 @@ def train(runs, watch=lambda states: None, jobs=1):
     return [*execute(runs, [{}] * jobs, watch, pause=0.03).values()]
 
 
-def begun(folder):
+def starts(folder):
     """Return folder and first epoch of every start, by process, in order."""
     processes = {}
     for what, name, epoch, process in events(folder):
@@ -145,7 +145,7 @@ def test_results_record_that_batches_were_shared(fake):
         assert run.result['batch_seed'] == 4 and run.result['attempts'] == 1
         attempt, = run.record['attempts']
         assert attempt['seeds'] == [4, 1, 2]
-    assert begun(fake) == [[('net/seed4', 0), ('net/seed1', 0), ('net/seed2', 0)]]
+    assert starts(fake) == [[('net/seed4', 0), ('net/seed1', 0), ('net/seed2', 0)]]
     log = runs[0].log.read_text()
     assert log.startswith('$ ') and 'training net/seed4 net/seed1 net/seed2' in log
     assert not list(fake.glob('*/*/train.log'))
@@ -163,7 +163,7 @@ def test_one_device_for_each_job_after_its_teacher(fake):
     runs, seen = make_table(fake / 'table'), []
     assert train(runs, lambda states: seen.append(list(states.values()))) == ['done'] * 5
     assert measured(fake / 'table') == expected_table()
-    assert begun(fake) == [[('teacher/seed0', 0)], [('one/seed0', 0), ('one/seed1', 0)],
+    assert starts(fake) == [[('teacher/seed0', 0)], [('one/seed0', 0), ('one/seed1', 0)],
                            [('two/seed0', 0), ('two/seed1', 0)]]
     assert ['done', 'running', 'waiting', 'running', 'waiting'] in seen
     assert max(Counter(each)['running'] for each in seen) == 2
@@ -181,12 +181,12 @@ def test_finished_seeds_are_skipped(fake):
     assert train(runs[:1]) == ['done']
     before = json.loads((runs[0].work_dir / 'result.json').read_text())
     assert train(runs) == ['done'] * 3 and measured(fake) == expected()
-    assert begun(fake) == [[('net/seed0', 0)], [('net/seed1', 0), ('net/seed2', 0)]]
+    assert starts(fake) == [[('net/seed0', 0)], [('net/seed1', 0), ('net/seed2', 0)]]
     assert runs[0].result == before and runs[1].record['attempts'][0]['seeds'] == [1, 2]
     # A job also skips runs that another one finished in the meantime.
     assert start_job(make_seeds(fake, range(4))).wait() == 0
     assert [run.result['attempts'] for run in runs] == [1] * 3
-    assert begun(fake)[2:] == [[('net/seed3', 0)]] and measured(fake) == expected(range(4))
+    assert starts(fake)[2:] == [[('net/seed3', 0)]] and measured(fake) == expected(range(4))
 
 
 def test_seeds_at_different_epochs_resume_from_their_last_common_epoch(fake):
@@ -200,7 +200,7 @@ def test_seeds_at_different_epochs_resume_from_their_last_common_epoch(fake):
     # New seeds have no common checkpoint with them, so they get a separate job.
     runs = make_seeds(fake, range(4))
     assert train(runs) == ['done'] * 4
-    assert begun(fake)[1:] == [[('net/seed0', 2), ('net/seed1', 2)], [('net/seed2', 0), ('net/seed3', 0)]]
+    assert starts(fake)[1:] == [[('net/seed0', 2), ('net/seed1', 2)], [('net/seed2', 0), ('net/seed3', 0)]]
     assert measured(fake) == expected(range(4))
 
 
@@ -235,7 +235,7 @@ def test_a_failure_of_one_run_fails_the_job_and_all_are_retried(fake, monkeypatc
     assert train([*runs, student]) == ['done'] * 4
     assert [run.failure for run in runs] == [None] * 3 and runs[2].result['attempts'] == 2
     assert {name: value for name, value in measured(fake).items() if name.startswith('net')} == expected()
-    assert begun(fake)[1] == [(f'net/seed{seed}', 1) for seed in range(3)]
+    assert starts(fake)[1] == [(f'net/seed{seed}', 1) for seed in range(3)]
 
 
 def test_a_run_that_cannot_be_tested_does_not_fail_the_others(fake, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_stopped_job_resumes_later(fake, held):
     assert not trainings_in(fake) and not any(run.is_running or run.failure for run in runs)
     (fake / 'hold').unlink()
     assert train(runs) == ['done'] * 3 and measured(fake) == expected()
-    assert begun(fake)[1] == [(f'net/seed{seed}', 1) for seed in range(3)]
+    assert starts(fake)[1] == [(f'net/seed{seed}', 1) for seed in range(3)]
 
 
 def test_the_training_keeps_all_locks_when_the_job_is_killed(fake, held):
@@ -322,7 +322,7 @@ def test_while_another_process_trains_a_run_the_others_wait(fake):
 
     assert train(runs, watch) == ['done'] * 3 and process.wait() == 0
     assert seen[3] == ['waiting', 'running', 'waiting'] and measured(fake) == expected()
-    assert begun(fake) == [[('net/seed1', 0)], [('net/seed0', 0), ('net/seed2', 0)]]
+    assert starts(fake) == [[('net/seed1', 0)], [('net/seed0', 0), ('net/seed2', 0)]]
 
 
 def test_a_job_does_not_start_if_a_run_is_locked(fake, monkeypatch, held):
@@ -356,7 +356,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_results(fake, monkeypatch):
     assert [tool.wait() for tool in tools] == [0, 0]
     assert measured(fake / 'table') == expected_table()
     assert not list(fake.glob('table/*/*/CLASH')) and not list(fake.glob('table/*/*/failure.json'))
-    assert any(epoch for process in begun(fake) for _, epoch in process)  # some resumed from a checkpoint
+    assert any(epoch for process in starts(fake) for _, epoch in process)  # some resumed from a checkpoint
 
 
 def test_a_job_refuses_runs_that_do_not_share_batches(fake):

@@ -70,9 +70,9 @@ def test_a_failure_blocks_only_its_students_and_is_retried(tmp_path, monkeypatch
     assert set(run_table(tmp_path / 'table', jobs=1).values()) == {'done'}
     assert measured(tmp_path / 'table') == pytest.approx(expected()) and at_once(events(tmp_path)[before:]) == 1
     assert not (tmp_path / 'table/middle/seed0/failure.json').exists()
-    begun = [event[1:3] for event in events(tmp_path) if event[0] == 'begin']
-    assert Counter(name for name, _ in begun) == {**dict.fromkeys(expected(), 1), 'middle/seed0': 2}
-    assert ['middle/seed0', '1'] in begun  # resumed after its first epoch
+    started = [event[1:3] for event in events(tmp_path) if event[0] == 'begin']
+    assert Counter(name for name, _ in started) == {**dict.fromkeys(expected(), 1), 'middle/seed0': 2}
+    assert ['middle/seed0', '1'] in started  # resumed after its first epoch
 
 
 def test_blocked_by_a_teacher_of_the_teacher(tmp_path, monkeypatch):

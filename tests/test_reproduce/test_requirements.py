@@ -354,7 +354,7 @@ class Pebbles(Dataset):
     (dict(ann_file='/absent/list.txt', data_root='data'), ['/absent/list.txt']),
     (dict(data_root='data/pebbles', download=True), []),
     (dict(data_root='s3://bucket/pebbles'), []),
-    (dict(dataset='a name of its own', data_root='data/pebbles'), ['data/pebbles']),
+    (dict(dataset='another name', data_root='data/pebbles'), ['data/pebbles']),
     (dict(), []),
 ])
 def test_an_unknown_dataset(tmp_path, data, write_config, settings, lacks):

@@ -42,7 +42,7 @@ for epoch in range(begin + 1, 3):
     checkpoint = args.work_dir / f'epoch_{epoch}.pth'
     checkpoint.write_text(f'{text}{args.config} {args.seed} in {os.getcwd()} {os.environ.get("FROM_SETUP", "")}')
     last.write_text(str(checkpoint))
-    log = args.work_dir / f'begun_at_{begin}' / 'vis_data' / 'scalars.json'
+    log = args.work_dir / f'started_at_{begin}' / 'vis_data' / 'scalars.json'
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, 'a') as file:
         print(json.dumps({'accuracy/top1': 10. * epoch, 'step': epoch}), file=file)
