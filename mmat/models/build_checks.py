@@ -70,6 +70,8 @@ def output_shapes(network: nn.Module,
     Raises:
         LayerError: The network accepts no such image, or as :func:`mmat.models.taps.tap`.
     """
+    if not layers:
+        return {}
     sizes = _SIZES if size is None else (tuple(size), )
     with eval_mode(network), torch.no_grad():
         try:

@@ -34,15 +34,15 @@ def find_logits(network: nn.Module, owner: str = 'model') -> str:
 
 
 def collect_outputs(network: nn.Module,
-            inputs: Tensor,
-            data_samples: Optional[list],
-            layers: Mapping[Layer, str],
-            wants: Sequence[str],
-            owner: str,
-            mode: str = 'loss',
-            create_graph: bool = False,
-            transform=None,
-            early_exit: Optional[EarlyExit] = None) -> Tuple[Union[Dict[str, Tensor], Tensor], NetworkOutputs]:
+                    inputs: Tensor,
+                    data_samples: Optional[list],
+                    layers: Mapping[Layer, str],
+                    wants: Sequence[str],
+                    owner: str,
+                    mode: str = 'loss',
+                    create_graph: bool = False,
+                    transform=None,
+                    early_exit: Optional[EarlyExit] = None) -> Tuple[Union[Dict[str, Tensor], Tensor], NetworkOutputs]:
     """Run a network and collect the outputs that heads read.
 
     Args:

@@ -1,15 +1,18 @@
 import pytest
 import torch
 
+from mmat.datasets import BatchedSamples
+from mmat.errors import ConfigError, LayerError, UserError
 from mmat.models import ActivationATHead
 from mmat.models.at_heads import NetworkOutputs
+from mmat.models.at_heads import activation_at_head as module
 from mmat.registry import MODELS
 
 LAYERS = ['backbone.group0', 'backbone.group1', 'backbone.group2']
 
 
 def plain_loss(student, teacher, beta, form, p, reduction):
-    """The whole method in plain PyTorch: features of the student's and the teacher's layers to the total loss."""
+    """Compute the total loss from the features of both networks' layers in plain PyTorch."""
     total = 0
     for pair in zip(student, teacher):
         maps = []
@@ -33,14 +36,14 @@ def outputs(tensors, layers=LAYERS):
 
 
 def total(log):
-    # As mmengine: every key that contains 'loss' is summed.
+    # mmengine sums every key that contains 'loss'.
     return sum(value for key, value in log.items() if 'loss' in key)
 
 
 @pytest.mark.parametrize('reduction', ['sum', 'max'])
 @pytest.mark.parametrize('p', [1, 2, 3, 4])
 @pytest.mark.parametrize('form, beta', [('code', 1e3), ('code', 0.5), ('paper', 0.1), ('paper', 3)])
-def test_total_and_gradient_are_those_of_plain_pytorch(form, beta, p, reduction):
+def test_total_and_gradient_match_plain_pytorch(form, beta, p, reduction):
     student, teacher = features(16, requires_grad=True), features(32)
     head = ActivationATHead(list(zip(LAYERS, LAYERS)), weight=beta, form=form, p=p, reduction=reduction)
     result = total(head(outputs(student), outputs(teacher)))
@@ -69,7 +72,7 @@ def test_each_layer_is_logged_raw_and_weighted(form, factor):
         assert not log[f'at.{layer}'].requires_grad
 
 
-def test_a_student_layer_under_two_teacher_layers_logs_both():
+def test_a_student_layer_paired_with_two_teacher_layers_logs_both():
     student, teacher = features(16), features(32)
     pairs = [(LAYERS[0], LAYERS[0]), (LAYERS[0], LAYERS[1])]
     log = ActivationATHead(pairs, weight=5)(outputs(student), outputs(teacher))
@@ -92,7 +95,7 @@ def test_a_layer_named_loss_is_not_summed_twice():
     torch.testing.assert_close(total(log), plain_loss(student, teacher, 5, 'code', 2, 'sum'), rtol=1e-12, atol=0)
 
 
-def test_without_a_weight_it_is_logged_and_has_no_gradient():
+def test_with_weight_0_the_loss_is_logged_and_has_no_gradient():
     student, teacher = features(16, requires_grad=True), features(32)
     log = ActivationATHead(list(zip(LAYERS, LAYERS)), weight=0)(outputs(student), outputs(teacher))
     assert total(log).item() == 0 and not total(log).requires_grad
@@ -103,8 +106,43 @@ def test_unequal_sizes():
     student, teacher = outputs(features(16)[:1]), outputs(features(32)[1:2])
     pairs = [(LAYERS[0], LAYERS[0])]
     assert total(ActivationATHead(pairs)(student, teacher)) > 0
-    with pytest.raises(ValueError, match=r'\(8, 8\).*\(4, 4\).*differ in size'):
+    with pytest.raises(UserError, match=r'\(8, 8\).*\(4, 4\).*size_mismatch'):
         ActivationATHead(pairs, size_mismatch='error')(student, teacher)
+
+
+# One map for each layer
+
+def test_the_teacher_is_reduced_to_a_map_for_each_pair():
+    teacher = features(32)
+    pairs = [(LAYERS[0], LAYERS[2]), (LAYERS[1], LAYERS[0]), (LAYERS[2], LAYERS[2])]
+    maps = ActivationATHead(pairs).reduce_teacher(outputs(teacher))
+    assert isinstance(maps, list) and len(maps) == 3
+    for value, index in zip(maps, (2, 0, 2)):
+        torch.testing.assert_close(value, teacher[index].square().sum(1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize('pairs, student, teacher', [
+    ([(0, 0), (1, 1), (2, 2)], 3, 3),
+    # A layer in several pairs.
+    ([(0, 0), (0, 1), (0, 2)], 1, 3),
+    ([(0, 2), (1, 2), (2, 2)], 3, 1),
+])
+def test_the_map_of_each_layer_is_computed_once_in_a_step(pairs, student, teacher, distiller_config, monkeypatch):
+    distiller = MODELS.build(distiller_config(head=dict(pairs=pairs)))
+    widths = []
+    as_attention = module.as_attention
+
+    def counted(features, *args):
+        widths.append(features.shape[1])
+        return as_attention(features, *args)
+
+    monkeypatch.setattr(module, 'as_attention', counted)
+    log = distiller(torch.rand(2, 3, 8, 8), BatchedSamples(torch.tensor([1, 2])), mode='loss')
+    assert len([key for key in log if key.startswith('loss_at')]) == 3
+    # Widths of WRN-10-2, the teacher, which runs first, and of WRN-10-1.
+    expected = [(32, 64, 128)[layer] for layer in dict.fromkeys(layer for _, layer in pairs)]
+    expected += [(16, 32, 64)[layer] for layer in dict.fromkeys(layer for layer, _ in pairs)]
+    assert widths == expected and len(widths) == student + teacher
 
 
 # Layers
@@ -115,68 +153,82 @@ def test_stage_index_and_module_path_name_the_same_layer(index, path, network_co
     head = ActivationATHead([(index, index), (path, path)])
     head.resolve_student(network)
     head.resolve_teacher(network)
-    assert head.student_layers == head.teacher_layers == [path, path]
+    assert head.student_paths == head.teacher_paths == [path, path]
+    # As configured.
+    assert head.student_layers == head.teacher_layers == [index, path]
 
 
-@pytest.mark.parametrize('layer, message', [
-    ('backbone.gruop1', r"has no layer 'backbone.gruop1'; the closest are .*'backbone.group1'"),
-    ('group1', r"no layer 'group1'; the closest are .*'backbone.group1'"),
-    ('backbone.group1.block2', r"the closest are .*'backbone.group1.block0'"),
-    (3, r'has no stage 3: its WideResNet has 3 stages \(0 to 2\)'),
-    (-4, 'has no stage -4'),
+@pytest.mark.parametrize('layer, parts', [
+    ('backbone.gruop1', ["'backbone.gruop1'", "'backbone.group1'"]),
+    ('group1', ["'group1'", "'backbone.group1'"]),
+    ('backbone.group1.block2', ["'backbone.group1.block2'", "'backbone.group1.block0'"]),
+    (3, ['stage 3', 'WideResNet', '0 to 2']),
+    (-4, ['stage -4', 'WideResNet', '0 to 2']),
 ])
 @pytest.mark.parametrize('side', ['student', 'teacher'])
-def test_a_layer_that_is_not_there_is_refused(side, layer, message, network_config):
+def test_an_unknown_layer_is_refused(side, layer, parts, network_config):
     head = ActivationATHead([(0, 0), (layer, layer)])
-    with pytest.raises(ValueError, match=f'{side}.*{message}'):
+    with pytest.raises(LayerError, match=side) as error:
         getattr(head, f'resolve_{side}')(MODELS.build(network_config()))
+    for part in parts:
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize('layer', [1.0, None, True, ('backbone', 'group0')])
-def test_what_is_no_layer_is_refused(layer, network_config):
-    with pytest.raises(TypeError, match='a layer is a stage index or a module path, got'):
+def test_a_layer_of_another_type_is_refused(layer, network_config):
+    with pytest.raises(ConfigError) as error:
         ActivationATHead([(layer, 0)]).resolve_student(MODELS.build(network_config()))
+    assert repr(layer) in str(error.value)
 
 
 # Options
 
-@pytest.mark.parametrize('options, message', [
+PAIR = '(student_layer, teacher_layer)'
+
+
+@pytest.mark.parametrize('options, parts', [
     # Lists of unequal length, zipped or not.
-    (dict(pairs=[(0, 0), (1, )]), r'every student layer needs one teacher layer.*got \(1,\)'),
-    (dict(pairs=[(0, 1, 2)]), r'every student layer needs one teacher layer.*got \(0, 1, 2\)'),
-    (dict(pairs=[[0, 1, 2], [0, 1]]), 'every student layer needs one teacher layer'),
-    (dict(pairs=[0, 1, 2]), 'got 0 in it'),
-    # Two letters would pass for a couple.
-    (dict(pairs=['ab']), "got 'ab' in it"),
-    (dict(pairs='backbone'), "got 'backbone'"),
-    (dict(pairs=[]), r'pairs must be a list.*got \[\]'),
-    (dict(pairs=dict(a='b')), 'pairs must be a list'),
-    (dict(weight=-1), 'weight of a transfer head must be at least 0, got -1'),
-    (dict(weight=float('nan')), 'got nan'),
-    (dict(form='papers'), "form .*'code', 'paper'.*got 'papers'"),
-    (dict(p=0.5), 'p of an attention map must be a number >= 1, got 0.5'),
-    (dict(reduction='mean'), "reduction .*'sum', 'max'.*got 'mean'"),
-    (dict(size_mismatch='resize'), "size_mismatch .*'pool', 'error'.*got 'resize'"),
-    (dict(name='at_loss'), "must not contain 'loss', got 'at_loss'"),
+    (dict(pairs=[(0, 0), (1, )]), [PAIR, 'got (1,)']),
+    (dict(pairs=[(0, 1, 2)]), [PAIR, 'got (0, 1, 2)']),
+    (dict(pairs=[[0, 1, 2], [0, 1]]), [PAIR, 'got [0, 1, 2]']),
+    (dict(pairs=[0, 1, 2]), [PAIR, 'got 0 ']),
+    # A string of two letters is no pair.
+    (dict(pairs=['ab']), [PAIR, "got 'ab'"]),
+    (dict(pairs='backbone'), [PAIR, "got 'backbone'"]),
+    (dict(pairs=[]), [PAIR, 'got []']),
+    (dict(pairs=dict(a='b')), [PAIR, "got {'a': 'b'}"]),
+    (dict(weight=-1), ['weight', 'got -1']),
+    (dict(weight=float('nan')), ['weight', 'got nan']),
+    (dict(form='papers'), ['form', "'code', 'paper'", "got 'papers'"]),
+    (dict(p=0.5), ['p of an attention map', 'got 0.5']),
+    (dict(reduction='mean'), ['reduction', "'sum', 'max'", "got 'mean'"]),
+    (dict(size_mismatch='resize'), ['size_mismatch', "'pool', 'error'", "got 'resize'"]),
+    (dict(name='at_loss'), ["'loss'", "got 'at_loss'"]),
 ])
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_options_are_refused(options, parts):
+    # The functions of mmat.attention raise UserError for their own options.
+    kind = UserError if {*options} & {'form', 'p', 'reduction', 'size_mismatch'} else ConfigError
+    with pytest.raises(kind) as error:
         ActivationATHead(**{'pairs': [(0, 0)], **options})
+    for part in parts:
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize('type', ['mmat.ActivationATHead', 'mmat.FullActivationHead'])
 def test_pairs_must_be_given(type):
-    with pytest.raises(ValueError, match='needs pairs of layers'):
+    with pytest.raises(ConfigError, match=r'pairs=\[\(student_layer, teacher_layer\)'):
         MODELS.build(dict(type=type, pairs=None))
 
 
 @pytest.mark.parametrize('p', ['2', [2], float('inf'), None])
-def test_a_power_is_a_number(p):
-    with pytest.raises(ValueError, match='p of an attention map must be a number >= 1'):
+def test_a_power_must_be_a_finite_number(p):
+    with pytest.raises(UserError) as error:
         ActivationATHead([(0, 0)], p=p)
+    assert f'got {p!r}' in str(error.value)
 
 
 @pytest.mark.parametrize('name', ['', 5, None])
-def test_a_name_is_a_word(name):
-    with pytest.raises(ValueError, match='the name of a transfer head must be a word'):
+def test_a_name_must_be_a_non_empty_string(name):
+    with pytest.raises(ConfigError) as error:
         ActivationATHead([(0, 0)], name=name)
+    assert f'got {name!r}' in str(error.value)

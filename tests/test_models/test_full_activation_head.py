@@ -8,12 +8,13 @@ import torch.nn as nn
 from mmengine.hooks import Hook
 
 from mmat.datasets import BatchedSamples
+from mmat.errors import ConfigError, LayerError, MissingFileError, UserError
 from mmat.models import FullActivationHead, NetworkOutputs, build_network
 from mmat.registry import MODELS
 
 FACTT = dict(type='mmat.FullActivationHead', pairs=[(0, 0), (1, 1), (2, 2)])
 LAYERS = ['backbone.group0', 'backbone.group1', 'backbone.group2']
-# Of WRN-10-1 and WRN-10-2.
+# Channels of WRN-10-1 and WRN-10-2.
 WIDTHS = [(16, 32), (32, 64), (64, 128)]
 
 
@@ -33,7 +34,7 @@ def activation(channels, size, requires_grad=False, seed=0):
 
 
 def plain_distance(student, teacher, weight=None):
-    """Sample by sample: the projection is a matrix on the channels, the whole activation one vector."""
+    """Compute the distance sample by sample, with the projection as a matrix on the channels."""
     total = 0
     for s, t in zip(student, teacher):
         s = s if weight is None else torch.einsum('oc,chw->ohw', weight[:, :, 0, 0], s)
@@ -42,7 +43,7 @@ def plain_distance(student, teacher, weight=None):
 
 
 def ready_head(student, teacher, **options):
-    """Alone, made for these activations, in float64."""
+    """Build a head for these activations in float64."""
     torch.manual_seed(0)
     head = FullActivationHead([('a', 'b')], **options)
     head.setup({'a': student.shape}, {'b': teacher.shape})
@@ -71,7 +72,7 @@ def test_a_1x1_convolution_where_the_widths_differ(distiller_config):
         assert projection.bias is None and projection.stride == (1, 1) and projection.padding == (0, 0)
 
 
-def test_nothing_where_they_match(distiller_config, network_config):
+def test_the_identity_where_they_match(distiller_config, network_config):
     # group1 of the student is as wide as group0 of the teacher.
     head = dict(FACTT, pairs=[(0, 0), (1, 0), (2, 'backbone.group1')])
     head = MODELS.build(distiller_config(at_heads=[head])).at_heads[0]
@@ -80,12 +81,12 @@ def test_nothing_where_they_match(distiller_config, network_config):
     assert not list(same.at_heads.parameters()) and not same.at_heads.state_dict()
 
 
-def test_it_begins_as_its_init_cfg_says(distiller_config):
+def test_projections_are_initialised_by_init_cfg(distiller_config):
     torch.manual_seed(0)
     distiller = MODELS.build(distiller_config(at_heads=[FACTT]))
     distiller.init_weights()
     for projection, (width, teacher_width) in zip(distiller.at_heads[0].projections, WIDTHS):
-        # Outputs vary as much as inputs: a standard deviation of 1 / sqrt(width), of 512 values at least.
+        # A standard deviation of 1 / sqrt(width), from 512 values or more.
         assert projection.weight.std().item() == pytest.approx(width**-0.5, rel=0.15)
         assert abs(projection.weight.mean().item()) < 5 * (width * width * teacher_width)**-0.5
 
@@ -94,7 +95,7 @@ def test_it_begins_as_its_init_cfg_says(distiller_config):
 
 @pytest.mark.parametrize('beta', [1., 6.])
 @pytest.mark.parametrize('width, teacher_width', [(5, 5), (5, 8), (8, 5)])
-def test_loss_and_gradients_are_those_of_the_formula(width, teacher_width, beta):
+def test_loss_and_gradients_match_the_formula(width, teacher_width, beta):
     student, teacher = activation(width, 4, requires_grad=True), activation(teacher_width, 4, seed=1)
     head = ready_head(student, teacher, weight=beta)
     log = given(head, student, teacher)
@@ -112,7 +113,7 @@ def test_loss_and_gradients_are_those_of_the_formula(width, teacher_width, beta)
 
 
 def test_golden_loss():
-    # Unit vectors at a right angle are sqrt(2) apart, opposite ones 2: 2 and 4 squared, 3 on average, half of it.
+    # Squared distances of unit vectors: 2 at a right angle, 4 if opposite. Half of their mean is 1.5.
     student = torch.tensor([[3., 0.], [0., 5.]], dtype=torch.float64).view(2, 2, 1, 1)
     teacher = torch.tensor([[0., 7.], [0., -1.]], dtype=torch.float64).view(2, 2, 1, 1)
     assert given(ready_head(student, teacher, weight=1.), student, teacher)['loss_factt.a'].item() == pytest.approx(1.5)
@@ -125,7 +126,7 @@ def test_unequal_sizes(size, teacher_size):
               if value.shape[-1] == 4 else value for value in (student, teacher)]
     log = given(ready_head(student, teacher, weight=1.), student, teacher)
     torch.testing.assert_close(log['factt.a'], plain_distance(*pooled), rtol=1e-9, atol=0)
-    with pytest.raises(ValueError, match='differ in size'):
+    with pytest.raises(UserError, match=rf'\({size}, {size}\).*\({teacher_size}, {teacher_size}\).*size_mismatch'):
         given(ready_head(student, teacher, weight=1., size_mismatch='error'), student, teacher)
 
 
@@ -150,7 +151,7 @@ def test_gradients_reach_projections_and_student_and_not_the_teacher(distiller_c
     sum(value for key, value in losses(distiller).items() if key.startswith('loss_factt')).backward()
     for projection in distiller.at_heads[0].projections:
         assert projection.weight.grad.abs().sum() > 0
-    # What comes after the last layer is of no concern to it.
+    # Parameters after the last layer get no gradient.
     for name in ('conv0', 'group0', 'group1', 'group2'):
         for parameter in getattr(distiller.student.backbone, name).parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0
@@ -158,15 +159,15 @@ def test_gradients_reach_projections_and_student_and_not_the_teacher(distiller_c
     assert all(parameter.grad is None for parameter in distiller.teacher.network.parameters())
 
 
-def test_without_a_weight_the_projections_have_a_gradient_of_zero(distiller_config):
-    # DDP waits for every parameter's.
+def test_with_weight_0_the_projections_have_a_gradient_of_zero(distiller_config):
+    # DDP needs a gradient of every parameter.
     distiller = MODELS.build(distiller_config(at_heads=[dict(FACTT, weight=0.)])).train()
     sum(value for key, value in losses(distiller).items() if 'loss' in key).backward()
     for parameter in distiller.at_heads.parameters():
         assert parameter.grad is not None and not parameter.grad.any()
 
 
-# Building leaves no trace
+# Building has no side effects
 
 def test_it_is_built_without_the_teachers_file(distiller_config, network_config, make_runner):
     teacher = dict(model=network_config(widen_factor=2), checkpoint='nowhere/epoch_1.pth')
@@ -175,19 +176,19 @@ def test_it_is_built_without_the_teachers_file(distiller_config, network_config,
     assert len(list(distiller.at_heads.parameters())) == 3 and not distiller.teacher.built
     assert len(distiller.eval().test_step(batch())) == 4
     runner = make_runner(config)
-    with pytest.raises(FileNotFoundError, match='nowhere/epoch_1.pth.*model.teacher.checkpoint=PATH'):
+    with pytest.raises(MissingFileError, match='nowhere/epoch_1.pth.*model.teacher.checkpoint=PATH'):
         runner.train()
     assert runner.iter == 0
 
 
-def test_the_teachers_own_weights_are_loaded_into_what_was_tried(distiller_config, teacher_file):
+def test_the_teachers_weights_are_loaded_after_the_dummy_pass(distiller_config, teacher_file):
     distiller = MODELS.build(distiller_config(at_heads=[FACTT]))
     network = distiller.prepare_teacher().network
     for key, value in torch.load(teacher_file)['state_dict'].items():
         assert torch.equal(network.state_dict()[key], value), key
 
 
-def test_the_random_stream_is_where_it_would_be_without_it(distiller_config, network_config):
+def test_the_head_does_not_advance_the_random_stream(distiller_config, network_config):
     ends, weights = [], []
     for build in (lambda: build_network(network_config()), lambda: MODELS.build(distiller_config(at_heads=[FACTT]))):
         random.seed(3)
@@ -203,7 +204,7 @@ def test_the_random_stream_is_where_it_would_be_without_it(distiller_config, net
         assert torch.equal(value, weights[1][key]), key
 
 
-def test_the_projections_differ_by_seed_and_not_otherwise(distiller_config):
+def test_the_projections_depend_on_the_seed_only(distiller_config):
     drawn = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
@@ -215,11 +216,11 @@ def test_the_projections_differ_by_seed_and_not_otherwise(distiller_config):
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_both_networks_are_as_they_were(training, distiller_config, network_config):
+def test_both_networks_are_unchanged(training, distiller_config, network_config):
     networks = build_network(network_config()), build_network(network_config(widen_factor=2))
     before = []
     for network in networks:
-        # A part that is not as the rest, as in fine-tuning with frozen BN.
+        # One part in another mode, as in fine-tuning with frozen BN.
         network.train(training).backbone.group1.train(not training)
         before.append((copy.deepcopy(network.state_dict()),
                        {name: module.training for name, module in network.named_modules()},
@@ -238,40 +239,40 @@ def test_both_networks_are_as_they_were(training, distiller_config, network_conf
 # Refused at build
 
 @pytest.mark.parametrize('pair, message', [
-    (('head', 0), r"factt: student layer 'head' gives \(1, 10\), and a whole activation is \(N, C, H, W\)"),
-    ((0, 'head'), r"factt: teacher layer 'head' gives \(1, 10\)"),
-    (('neck', 'neck'), r"student layer 'neck' gives \(1, 64\)"),
-    # A teacher's too: it is tried at build, without its file.
-    ((0, 'backbone.gruop0'), "teacher .*no layer 'backbone.gruop0'; the closest are .*'backbone.group0'"),
-    (('backbone.gruop0', 0), "student .*no layer 'backbone.gruop0'"),
-    ((0, 3), 'teacher has no stage 3'),
+    (('head', 0), r"factt: .*student layer 'head'.*\(N, C, H, W\).*\(1, 10\)"),
+    ((0, 'head'), r"factt: .*teacher layer 'head'.*\(N, C, H, W\).*\(1, 10\)"),
+    (('neck', 'neck'), r"student layer 'neck'.*\(1, 64\)"),
+    # Of the teacher too, which is built without its checkpoint.
+    ((0, 'backbone.gruop0'), "'backbone.gruop0'.*teacher.*'backbone.group0'"),
+    (('backbone.gruop0', 0), "'backbone.gruop0'.*student.*'backbone.group0'"),
+    ((0, 3), 'teacher.*stage 3.*0 to 2'),
 ])
 def test_layers_it_cannot_compare_are_refused(pair, message, distiller_config, network_config):
     teacher = dict(model=network_config(widen_factor=2), checkpoint='nowhere.pth')
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(LayerError, match=message):
         MODELS.build(distiller_config(teacher=teacher, at_heads=[dict(FACTT, pairs=[(1, 1), pair])]))
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(pairs=[]), 'pairs must be a list'),
-    (dict(weight=-1), 'must be at least 0, got -1'),
-    (dict(weight=dict(type='linear')), 'needs `initial`'),
-    (dict(size_mismatch='resize'), "size_mismatch .*'pool', 'error'.*got 'resize'"),
-    (dict(name='factt_loss'), "must not contain 'loss'"),
+@pytest.mark.parametrize('options, kind, message', [
+    (dict(pairs=[]), ConfigError, r'pairs.*got \[\]'),
+    (dict(weight=-1), ConfigError, 'weight.*got -1'),
+    (dict(weight=dict(type='linear')), ConfigError, "'initial'.*'type': 'linear'"),
+    (dict(size_mismatch='resize'), UserError, "size_mismatch.*'pool', 'error'.*got 'resize'"),
+    (dict(name='factt_loss'), ConfigError, "'loss'.*got 'factt_loss'"),
 ])
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_options_are_refused(options, kind, message):
+    with pytest.raises(kind, match=message):
         FullActivationHead(**{'pairs': [(0, 0)], **options})
 
 
 def test_without_a_teacher_it_is_refused(distiller_config):
-    with pytest.raises(ValueError, match=r"\['factt'\] read a teacher, but the distiller has none"):
+    with pytest.raises(ConfigError, match="'factt'.*teacher=dict"):
         MODELS.build(distiller_config(teacher=None, at_heads=[FACTT]))
 
 
 # In a run
 
-def test_its_projections_are_trained_and_kept_beside_the_student(distiller_config, network_config, make_runner):
+def test_projections_are_trained_and_saved_beside_the_student(distiller_config, network_config, make_runner):
     runner = make_runner(distiller_config(at_heads=[FACTT]))
     begun = []
 
@@ -296,7 +297,7 @@ def test_its_projections_are_trained_and_kept_beside_the_student(distiller_confi
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_a_resumed_run_goes_on_to_the_bit(by_epoch, distiller_config, make_runner):
+def test_a_resumed_run_is_bit_identical(by_epoch, distiller_config, make_runner):
     weight = dict(type='linear', initial=1., by_epoch=by_epoch)
     config = distiller_config(at_heads=[dict(FACTT, weight=weight)])
     straight = make_runner(config)
@@ -323,13 +324,13 @@ def test_a_resumed_run_goes_on_to_the_bit(by_epoch, distiller_config, make_runne
         assert torch.equal(state['momentum_buffer'], states[1][key]['momentum_buffer']), key
 
 
-def test_by_default_its_weight_decays_to_nothing_over_the_run(distiller_config, make_runner):
+def test_by_default_the_weight_decays_to_0_over_the_run(distiller_config, make_runner):
     runner = make_runner(distiller_config(at_heads=[FACTT]), epochs=4)
     logged = []
     train_step = runner.model.train_step
     runner.model.train_step = lambda *args, **kwargs: logged.append(train_step(*args, **kwargs)) or logged[-1]
     runner.train()
-    # From 10 on, in eight steps.
+    # From 10 in eight steps.
     weights = [10, 8.75, 7.5, 6.25, 5, 3.75, 2.5, 1.25]
     assert [log['factt.weight'].item() for log in logged] == weights
     for log, weight in zip(logged, weights):
@@ -342,7 +343,7 @@ def test_by_default_its_weight_decays_to_nothing_over_the_run(distiller_config, 
     assert scalars.data[0].tolist() == weights
 
 
-def test_what_it_learns_lowers_its_own_loss(distiller_config, make_runner):
+def test_training_lowers_its_loss(distiller_config, make_runner):
     config = distiller_config(at_heads=[dict(FACTT, weight=2.)])
     runner = make_runner(config, epochs=6, param_scheduler=None)
     logged = []
@@ -350,11 +351,11 @@ def test_what_it_learns_lowers_its_own_loss(distiller_config, make_runner):
     runner.model.train_step = lambda *args, **kwargs: logged.append(train_step(*args, **kwargs)) or logged[-1]
     runner.train()
     first, last = (sum(log[f'factt.{layer}'].item() for layer in LAYERS) for log in (logged[0], logged[-1]))
-    # Without correlation it is 2 a layer.
+    # Without correlation the loss is 2 for each layer.
     assert first == pytest.approx(6, abs=1.5) and last < 0.8 * first
 
 
-def test_at_no_weight_the_student_gets_the_baselines_bits(distiller_config, network_config, make_runner):
+def test_with_weight_0_the_student_is_bit_identical_to_the_baseline(distiller_config, network_config, make_runner):
     states = []
     for model in (network_config(), distiller_config(at_heads=[dict(FACTT, weight=0)])):
         runner = make_runner(model, model['type'])

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 
 from mmat.datasets import BatchedSamples
+from mmat.errors import LayerError, UserError
 from mmat.models import ActivationATHead, Distiller, build_network
 
 MAPS = ['neck.maps.0', 'neck.maps.1']
@@ -25,7 +26,7 @@ def batch(size=16):
 
 
 def stages(model, images):
-    """Outputs of a WideResNet's groups."""
+    """Return the outputs of a WideResNet's groups."""
     outputs, x = [], model.backbone.conv0(images)
     for name in model.backbone.stage_names:
         x = getattr(model.backbone, name)(x)
@@ -34,7 +35,7 @@ def stages(model, images):
 
 
 def learned(model, images):
-    """What the neck's maps must be: softmax over positions of <u, l>, whatever the global feature."""
+    """Compute the neck's maps: softmax over positions of <u, l>, without the global feature."""
     features = stages(model, images)[1:]
     features[1] = F.relu(model.backbone.bn(features[1]))
     scores = [F.conv2d(feature, score.weight) for feature, score in zip(features, model.neck.scores)]
@@ -47,7 +48,7 @@ def activations(model, images):
 
 def distance(student, teacher, form='code'):
     size = [min(pair) for pair in zip(student.shape[1:], teacher.shape[1:])]
-    # Average pooling by whole factors.
+    # Average pooling by integer factors.
     student, teacher = (each.unflatten(1, (size[0], -1)).unflatten(3, (size[1], -1)).mean((2, 4)).flatten(1)
                         for each in (student, teacher))
     difference = student / student.norm(dim=1, keepdim=True) - teacher / teacher.norm(dim=1, keepdim=True)
@@ -56,7 +57,7 @@ def distance(student, teacher, form='code'):
 
 @pytest.fixture
 def distil(network_config, attention_config):
-    """Losses of one step and the distiller, with copies of both networks as they were before it."""
+    """Return the losses of one step, the distiller, and copies of both networks from before the step."""
 
     def run(pairs, student=None, teacher=None, **options):
         student = network(student or network_config(), 1)
@@ -75,7 +76,7 @@ def distil(network_config, attention_config):
     # A larger student's map, a larger teacher's.
     (0, 0), (0, 1), (1, 1), (2, 0),
 ])
-def test_the_teachers_map_is_taken_as_it_is(stage, level, form, distil):
+def test_the_teachers_map_is_compared_as_it_is(stage, level, form, distil):
     losses, _, (student, teacher) = distil([(stage, MAPS[level])], form=form)
     images, _ = batch()
     with torch.no_grad():
@@ -95,7 +96,7 @@ def test_options_of_the_map_of_activations_do_not_change_it(options, distil):
 
 
 def test_unequal_sizes_can_be_refused(distil):
-    with pytest.raises(ValueError, match='size_mismatch'):
+    with pytest.raises(UserError, match=r'\(16, 16\).*\(8, 8\).*size_mismatch'):
         distil([(0, MAPS[0])], size_mismatch='error')
     distil([(1, MAPS[0])], size_mismatch='error')
 
@@ -119,7 +120,7 @@ def test_from_learned_to_learned(distil, attention_config):
         assert parameter.grad is None and not parameter.requires_grad
 
 
-def test_a_level_teaches_its_own_scores_alone(distil, attention_config):
+def test_a_level_trains_only_its_own_scores(distil, attention_config):
     losses, distiller, _ = distil([(MAPS[0], MAPS[0])], student=attention_config())
     losses['loss_at.neck.maps.0'].backward()
     assert distiller.student.neck.scores[0].weight.grad.abs().sum() > 0
@@ -137,7 +138,7 @@ def test_from_a_stage_to_learned(distil, attention_config, network_config):
 
 
 def test_maps_and_stages_in_one_head(distil, attention_config):
-    # Each of the four kinds of pair, with a layer of the student and one of the teacher in two of them.
+    # All four kinds of pairs. One student layer and one teacher layer are in two of them.
     pairs = [(1, MAPS[0]), (MAPS[0], MAPS[0]), (MAPS[1], 2), (2, 2)]
     losses, _, (student, teacher) = distil(pairs, student=attention_config())
     images, _ = batch()
@@ -164,10 +165,10 @@ def test_a_vgg_with_attention_teaches(distil):
     assert all(score.weight.grad.abs().sum() > 0 for score in student.neck.scores)
 
 
-# Modules of one's own
+# Modules of a user
 
 class Gate(nn.Module):
-    """Attention where it says so: mean of the channels, which is not what F_sum^2 makes of them."""
+    """A module whose map is the mean over channels, unlike F_sum^2; ``says`` is its ``gives_attention``."""
 
     def __init__(self, says=None, maps=True):
         super().__init__()
@@ -201,8 +202,8 @@ def gated(student, teacher):
 
 @pytest.mark.parametrize('student', [True, False])
 @pytest.mark.parametrize('teacher', [True, False])
-def test_a_module_of_ones_own_that_gives_attention(student, teacher):
-    # The same path in both networks, whichever of them gives attention there.
+def test_a_module_that_declares_gives_attention(student, teacher):
+    # The same path in both networks, with a map in one of them, in both or in neither.
     loss, features = gated(*(Gate(True) if says else Gate(maps=False) for says in (student, teacher)))
     maps = [feature.mean(1) if says else feature.square().sum(1)
             for feature, says in zip(features, (student, teacher))]
@@ -210,25 +211,25 @@ def test_a_module_of_ones_own_that_gives_attention(student, teacher):
 
 
 @pytest.mark.parametrize('says', [None, False])
-def test_a_plain_layer_is_never_taken_as_a_map(says):
-    # Though of the shape of one.
-    with pytest.raises(ValueError, match=r'\(N, C, H, W\)'):
+def test_another_layer_is_no_map(says):
+    # Its output has the shape of a map.
+    with pytest.raises(UserError, match=r'\(N, C, H, W\).*\(4, 14, 14\)'):
         gated(Gate(says), Gate(True))
-    with pytest.raises(ValueError, match=r'\(N, C, H, W\)'):
+    with pytest.raises(UserError, match=r'\(N, C, H, W\)'):
         gated(Gate(True), Gate(says))
 
 
-def test_what_says_so_and_gives_none_is_refused():
-    with pytest.raises(ValueError, match=r'maps of shape \(N, H, W\), the teacher map has shape \(4, 5, 14, 14\)'):
+def test_a_module_that_declares_a_map_but_outputs_none_is_refused():
+    with pytest.raises(UserError, match=r'\(N, H, W\).*teacher.*\(4, 5, 14, 14\)'):
         gated(Gate(True), Gate(True, maps=False))
 
 
 # Messages
 
-def test_a_misspelt_map_is_told_the_closest(distil, attention_config):
-    with pytest.raises(ValueError, match="teacher .*no layer 'neck.map.0'; the closest are 'neck.maps.0'"):
+def test_a_misspelt_map_gets_the_closest_as_a_suggestion(distil, attention_config):
+    with pytest.raises(LayerError, match="'neck.map.0'.*teacher.*'neck.maps.0'"):
         distil([(1, 'neck.map.0')])
-    with pytest.raises(ValueError, match="student .*no layer 'neck.map.0'; the closest are 'neck.maps.0'"):
+    with pytest.raises(LayerError, match="'neck.map.0'.*student.*'neck.maps.0'"):
         distil([('neck.map.0', MAPS[0])], student=attention_config())
 
 
@@ -243,7 +244,7 @@ def attentive_teacher(attention_config, tmp_path_factory):
 
 
 @pytest.mark.parametrize('learns', [False, True])
-def test_a_run_gives_the_plain_student(learns, network_config, attention_config, attentive_teacher, make_runner):
+def test_a_run_saves_the_plain_student(learns, network_config, attention_config, attentive_teacher, make_runner):
     student = attention_config() if learns else network_config()
     pairs = [(path, path) for path in MAPS] if learns else [(1, MAPS[0]), (2, MAPS[1])]
     states = []
@@ -256,9 +257,9 @@ def test_a_run_gives_the_plain_student(learns, network_config, attention_config,
     plain = build_network(student)
     plain.load_state_dict(states[0], strict=True)
     assert all(value.isfinite().all() for value in states[0].values())
-    # The teacher's attention has changed what was learned.
+    # The teacher's attention changes the result.
     assert not torch.equal(states[0]['backbone.conv0.weight'], states[1]['backbone.conv0.weight'])
-    # The runner's teacher, and what it was.
+    # The teacher has not changed.
     teacher = torch.load(attentive_teacher['checkpoint'])['state_dict']
     for key, value in runner.model.teacher.network.state_dict().items():
         assert torch.equal(value, teacher[key]), key
