@@ -7,7 +7,7 @@ import torch
 from mmat.apis.launch import build_runner, command_line, load_config, parse_common_args, prepare
 from mmat.apis.seeds import check_seeds, set_batch_seed, train_seeds
 from mmat.errors import ConfigError, UserError
-from mmat.models.distillers import Teacher
+from mmat.models.distillers import Teacher, teachers_of
 from mmat.utils.checkpoint import find_checkpoint, read_checkpoint
 
 
@@ -59,9 +59,8 @@ def main():
             config.load_from = checkpoint
     if config.get('load_from') and '://' not in config.load_from:
         config.load_from = find_checkpoint(config.load_from)
-    teacher = config.model.get('teacher')
-    if teacher:
-        Teacher.from_config(teacher).check_checkpoint()  # fail before the data is loaded
+    for name, teacher in teachers_of(config.model).items():
+        Teacher.from_config(teacher, name).check_checkpoint()  # fail before the data is loaded
     if args.seeds:
         prepare(config, fp32=args.fp32)
         train_seeds(config, args.seeds, resume=bool(args.resume))

@@ -57,7 +57,7 @@ class _SeedGroup:
         self.round_robin = RoundRobin()
         self.runners = {}
         self.datasets = []
-        self.teacher = None
+        self.teachers = {}
         self.batches = _SharedBatches(self._clear_teacher)
 
     def train(self, seed: int) -> None:
@@ -82,21 +82,21 @@ class _SeedGroup:
                               f'{type(preprocessor).__name__}. Give --batch-seed.')
         preprocessor.forward = partial(_preprocess_once, preprocessor, preprocessor.forward)
         runner.build_dataloader = partial(self._build_dataloader, runner, count())
-        if not isinstance(model, Distiller) or model.teacher is None:
+        if not isinstance(model, Distiller) or not model.teachers:
             return
-        if self.teacher is None:
-            self.teacher = SharedTeacher(model.teacher)
+        if not self.teachers:
+            self.teachers = {name: SharedTeacher(teacher) for name, teacher in model.teachers.items()}
         else:
             first = next(iter(self.runners))
             runner.logger.info(f'Sharing the teacher of seed {first}, whose log has its accuracy.')
             for hook in runner.hooks:
                 if isinstance(hook, DistillationHook):
                     hook.validate_teacher = False
-        model.teacher = self.teacher
+        model.teachers = self.teachers
 
     def _clear_teacher(self) -> None:
-        if self.teacher is not None:
-            self.teacher.clear_cache()
+        for teacher in self.teachers.values():
+            teacher.clear_cache()
 
     def _switch(self, runner: Runner) -> None:
         if len(self.round_robin) == 1:

@@ -2,11 +2,14 @@
 from typing import Dict, List, Optional, Tuple
 
 import torch.nn as nn
+from mmengine.runner import IterBasedTrainLoop
 from torch.optim import Optimizer
 
+from mmat.errors import LayerError
 from mmat.models import Distiller
 from mmat.models.build_checks import output_shapes
-from mmat.models.distillers.teacher import layers_of
+from mmat.models.distillers import Teacher
+from mmat.models.distillers.readers import layers_of
 
 # Lines for heads and pairs; four more describe student, teacher, data and setting.
 _HEAD_LINES = 4
@@ -14,37 +17,51 @@ _PRECISIONS = dict(OptimWrapper='fp32', AutocastOptimWrapper='bf16 autocast', Am
 
 
 def summarize_run(runner, distiller: Distiller, size: Tuple[int, int],
-                  teacher_metrics: Optional[dict] = None) -> Tuple[List[str], List[str]]:
+                  teacher_metrics: Optional[Dict[str, dict]] = None) -> Tuple[List[str], List[str]]:
     """Describe a distillation run.
 
     Args:
         runner (Runner): Ready to train.
-        distiller (Distiller): Its model, with the teacher prepared.
+        distiller (Distiller): Its model, with the teachers prepared.
         size (tuple): Height and width of the training images.
-        teacher_metrics (dict, optional): Metrics of the teacher on the validation set. Defaults to None.
+        teacher_metrics (dict, optional): Name of a teacher -> its metrics on the validation set. Defaults to None.
 
     Returns:
         tuple: At most 8 lines, and a warning for each pair of layers with outputs of unequal height or width.
     """
-    teacher = distiller.teacher.network if distiller.needs_teacher else None
-    shapes = [output_shapes(network, layers_of(distiller.at_heads, owner), owner, size)
-              for owner, network in (('student', distiller.student), ('teacher', teacher)) if network is not None]
+    teachers = distiller.prepare_teachers()
+    teacher_shapes = {}
+    for name, teacher in teachers.items():
+        for head in distiller.readers_of(name):
+            teacher_shapes[head] = teacher.output_shapes(layers_of([head], 'teacher'), size)
+    try:
+        student_shapes = output_shapes(distiller.student, layers_of(distiller.at_heads, 'student'), 'student', size)
+    except LayerError as error:  # a layer may run in training only
+        return [], [f'Cannot summarize the run: {error}']
     heads, warnings = [], []
     for head in distiller.at_heads:
         pairs = []
         for student_path, teacher_path in zip(head.student_paths, head.teacher_paths):
-            student_shape, teacher_shape = shapes[0][student_path][1:], shapes[-1][teacher_path][1:]
+            student_shape, teacher_shape = student_shapes[student_path][1:], teacher_shapes[head][teacher_path][1:]
             pair = f'{student_path} {tuple(student_shape)} <- {teacher_path} {tuple(teacher_shape)}'
             pairs.append(pair)
             if student_shape[-2:] != teacher_shape[-2:]:
                 warnings.append(f'{head.name}: unequal sizes in the pair {pair}. Check that the stages correspond.')
         heads.append((f'{head.name}, weight {_weight(head)}', pairs))
     student_line = f'Student: {_describe(distiller.student)}'
-    teacher_line = 'Teacher: none'
-    if teacher is not None:
-        metrics = ''.join(f', {name} {value:.2f}' for name, value in (teacher_metrics or {}).items())
-        teacher_line = f'Teacher: {_describe(teacher)}{metrics}'
+    teacher_line = _teachers(teachers, teacher_metrics or {}, distiller.data_preprocessor)
     return [student_line, teacher_line, _data(runner, size), _setting(runner), *_head_lines(heads)], warnings
+
+
+def _teachers(teachers: Dict[str, Teacher], metrics: Dict[str, dict], preprocessor: nn.Module) -> str:
+    lines = []
+    for name, teacher in teachers.items():
+        label = '' if name == 'teacher' else f'{name}: '
+        values = ''.join(f', {metric} {value:.2f}' for metric, value in metrics.get(name, {}).items())
+        channels = ', channels swapped' if teacher.adapter(preprocessor).swaps_channels else ''
+        size = ', images resized to {} x {}'.format(*teacher.input_size) if teacher.input_size else ''
+        lines.append(f'{label}{_describe(teacher.network)}{values}{channels}{size}')
+    return f'Teacher{"s" * (len(lines) > 1)}: {"; ".join(lines) or "none"}'
 
 
 def _head_lines(heads: List[Tuple[str, List[str]]]) -> List[str]:
@@ -76,7 +93,8 @@ def _data(runner, size: Tuple[int, int]) -> str:
 
 def _setting(runner) -> str:
     optimizer: Optimizer = runner.optim_wrapper.optimizer
-    length = f'{runner.max_epochs} epochs' if runner.max_epochs else f'{runner.max_iters} iterations'
+    by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
+    length = f'{runner.max_iters} iterations' if by_iteration else f'{runner.max_epochs} epochs'
     device = next(runner.model.parameters()).device
     options: Dict[str, float] = optimizer.param_groups[0]
     precision = _PRECISIONS.get(type(runner.optim_wrapper).__name__, type(runner.optim_wrapper).__name__)

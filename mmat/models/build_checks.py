@@ -51,6 +51,29 @@ def _run(network: nn.Module, requires_grad: bool = False, sizes=_SIZES):
                 raise
 
 
+def find_input(network: nn.Module, owner: str, size: Optional[Tuple[int, int]] = None) -> torch.Tensor:
+    """Return a random image that a network accepts, shape (1, C, H, W).
+
+    Args:
+        network (nn.Module): An mmengine model.
+        owner (str): Name of the network in messages.
+        size (tuple, optional): Height and width of the image. Defaults to None: the first of 32, 64 and 224 pixels that
+            the network accepts.
+
+    Raises:
+        LayerError: The network accepts no such image.
+    """
+    sizes = _SIZES if size is None else (tuple(size), )
+    with eval_mode(network), torch.no_grad():
+        try:
+            return _run(network, sizes=sizes)[0]
+        except Exception as error:
+            tried = ', '.join(f'{height} x {width}' for height, width in sizes)
+            reason = ' '.join(str(error).split())
+            raise LayerError(f'The {owner} ({type(network).__name__}) accepts no image of {tried} pixels: {reason}') \
+                from error
+
+
 def output_shapes(network: nn.Module,
                   layers: Mapping[Layer, str],
                   owner: str,
@@ -61,8 +84,7 @@ def output_shapes(network: nn.Module,
         network (nn.Module): An mmengine model.
         layers (Mapping): Name -> module path.
         owner (str): Name of the network in messages.
-        size (tuple, optional): Height and width of the image. Defaults to None: the first of 32, 64 and 224 pixels that
-            the network accepts.
+        size (tuple, optional): Height and width of the image, see :func:`find_input`. Defaults to None.
 
     Returns:
         dict: Name -> shape, with a batch dimension of 1.
@@ -72,15 +94,8 @@ def output_shapes(network: nn.Module,
     """
     if not layers:
         return {}
-    sizes = _SIZES if size is None else (tuple(size), )
     with eval_mode(network), torch.no_grad():
-        try:
-            inputs, _ = _run(network, sizes=sizes)
-        except Exception as error:
-            tried = ', '.join(f'{height} x {width}' for height, width in sizes)
-            reason = ' '.join(str(error).split())
-            raise LayerError(f'The {owner} ({type(network).__name__}) accepts no image of {tried} pixels: {reason}') \
-                from error
+        inputs = find_input(network, owner, size)
         with tap(network, list(dict.fromkeys(layers.values())), owner) as features:
             network(inputs, mode='tensor')
     return {name: features[path].shape for name, path in layers.items()}

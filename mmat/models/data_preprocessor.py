@@ -112,6 +112,9 @@ class BatchPreprocessor(BaseDataPreprocessor):
         UserError: At run time, images are not larger than ``padding``.
     """
 
+    # Order of the channels that it returns: mmat's datasets are RGB, and it does not swap channels.
+    channel_order = 'rgb'
+
     def __init__(self,
                  mean: Sequence[float] = None,
                  std: Sequence[float] = None,

@@ -12,7 +12,7 @@ from mmpretrain.datasets import CustomDataset, ImageNet
 from mmat.datasets import CIFAR10, CIFAR100, CUB, Digits, IndoorScenes67
 from mmat.errors import UserError
 from mmat.models.build import network_config
-from mmat.models.distillers import Teacher
+from mmat.models.distillers import Teacher, teachers_of
 from mmat.registry import DATASETS, MODELS
 from mmat.utils.checkpoint import find_checkpoint
 from mmat.utils.zoo import find_config
@@ -214,11 +214,12 @@ def _initial_weights(config: Config, run: Run) -> Iterator[Tuple[str, str]]:
     """Yield purpose and path of all weights that a run starts with, except those of teachers still to be trained."""
     if config.get('load_from'):
         yield 'load_from', config.load_from
-    teacher = config.model.get('teacher')
-    if teacher and run.teacher is None:
-        checkpoint = Teacher.of(teacher).checkpoint
-        if checkpoint is not None:
-            yield 'Teacher weights', checkpoint
+    teachers = teachers_of(config.model)
+    if teachers and run.teacher is None:
+        for teacher in teachers.values():
+            checkpoint = Teacher.from_config(teacher).checkpoint
+            if checkpoint is not None:
+                yield 'Teacher weights', checkpoint
     elif run.teacher and run.teacher.result:
         yield 'Weights of the teacher trained for this table', str(run.teacher.work_dir)
     for part in _iter_dicts(network_config(config.model)):

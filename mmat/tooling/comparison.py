@@ -10,7 +10,8 @@ from mmat.apis.image_pipeline import build_image_pipeline
 from mmat.apis.images import list_images, read_image, unique_stems
 from mmat.errors import ConfigError, DataError
 from mmat.models import get_attention_maps
-from mmat.models.distillers import Teacher
+from mmat.models.distillers import Teacher, teachers_of
+from mmat.models.normalization import loaded_order
 from mmat.models.taps import Layer
 from mmat.models.targets import class_names, label_names
 from mmat.visualization import short_names
@@ -76,29 +77,33 @@ def compute_attention(networks: Dict[str, Tuple[nn.Module, Optional[Sequence[Lay
         dict: Name -> layer -> maps of shape (N, h, w), for :func:`mmat.visualization.draw_attention_grid`, with layer
         names from :func:`mmat.visualization.short_names`.
     """
-    attention, first_order = {}, None
+    attention, known = {}, None
     for name, (network, layers) in networks.items():
-        order = bool(getattr(network.data_preprocessor, 'to_rgb', False))
-        first_order = order if first_order is None else first_order
-        maps = get_attention_maps(network, images if order == first_order else images.flip(1), layers)
+        order = loaded_order(network.data_preprocessor)
+        known = known or order  # the images' order, from the first network that defines one
+        maps = get_attention_maps(network, images.flip(1) if order not in (None, known) else images, layers)
         attention[name] = short_names(maps)
     return attention
 
 
-def load_teacher(config: Config) -> Tuple[nn.Module, Optional[list], Optional[list]]:
-    """Load the teacher of a distillation config.
+def load_teachers(config: Config) -> Tuple[Optional[list], Dict[str, Tuple[nn.Module, Optional[list]]]]:
+    """Load the teachers of a distillation config.
 
     Returns:
-        tuple: The network; the student's and the teacher's layers that heads compare, without duplicates, or None if
-        no head names any.
+        tuple: The student's layers that heads compare, without duplicates, or None if no head names any; and name of a
+        teacher -> network, likewise its layers.
 
     Raises:
         ConfigError: The config has no teacher.
-        MissingFileError: The teacher's checkpoint does not exist.
+        MissingFileError: A teacher's checkpoint does not exist.
     """
-    teacher = config.model.get('teacher')
-    if not teacher:
+    teachers = teachers_of(config.model)
+    if not teachers:
         raise ConfigError('The config has no model.teacher. Use a distillation config whose heads need a teacher.')
-    pairs = [pair for head in config.model.get('at_heads', ()) for pair in head.get('pairs') or ()]
-    student_layers, teacher_layers = (list(dict.fromkeys(side)) for side in zip(*pairs)) if pairs else (None, None)
-    return Teacher.from_config(teacher).network, student_layers, teacher_layers
+    heads = config.model.get('at_heads', ())
+    networks = {}
+    for name, teacher in teachers.items():
+        layers = [pair[1] for head in heads if head.get('teacher') in (None, name) for pair in head.get('pairs') or ()]
+        networks[name] = Teacher.from_config(teacher, name).network, list(dict.fromkeys(layers)) or None
+    student_layers = [pair[0] for head in heads for pair in head.get('pairs') or ()]
+    return list(dict.fromkeys(student_layers)) or None, networks

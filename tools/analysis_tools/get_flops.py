@@ -9,7 +9,7 @@ import argparse
 from mmat.apis import command_line
 from mmat.errors import UserError
 from mmat.models import build_network
-from mmat.models.distillers import Teacher
+from mmat.models.distillers import Teacher, teachers_of
 from mmat.tooling.arguments import add_config_arguments, read_config
 from mmat.tooling.complexity import Complexity, image_size, measure_complexity
 
@@ -39,20 +39,19 @@ def main():
         if path.count('.') < args.depth and (module.parameters or module.operations):
             print(format_row('  ' * path.count('.') + path.split('.')[-1], module))
     print(format_row('total', complexity))
-    teacher = config.model.get('teacher')
-    if teacher:
-        print_teacher(teacher, complexity, height, width)
+    for name, teacher in teachers_of(config.model).items():
+        print_teacher(name, teacher, complexity, height, width)
 
 
-def print_teacher(teacher, student: Complexity, height: int, width: int) -> None:
+def print_teacher(name: str, teacher, student: Complexity, height: int, width: int) -> None:
     try:
         # The architecture needs no weights.
         complexity = measure_complexity(Teacher.from_config(teacher).architecture, height, width)
     except UserError as error:
-        print(f'Cannot count the teacher. {error}')
+        print(f'Cannot count the {name}. {error}')
         return
-    print(format_row('teacher', complexity))
-    print(f'{"student / teacher":<28}{student.parameters / complexity.parameters:>14.1%} '
+    print(format_row(name, complexity))
+    print(f'{f"student / {name}":<28}{student.parameters / complexity.parameters:>14.1%} '
           f'{student.operations / complexity.operations:>23.1%}')
 
 

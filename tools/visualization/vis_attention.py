@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmat.apis import command_line, get_model
 from mmat.models.denormalize import denormalize
 from mmat.tooling.arguments import add_config_arguments, check_suffix, read_config, write_picture
-from mmat.tooling.comparison import compute_attention, load_teacher, pictures_from_dataset, pictures_from_files
+from mmat.tooling.comparison import compute_attention, load_teachers, pictures_from_dataset, pictures_from_files
 from mmat.tooling.samples import PHASES
 from mmat.utils.zoo import find_config
 from mmat.visualization import render_attention_grid
@@ -50,9 +50,9 @@ def main():
     layers = [int(layer) if layer.lstrip('-').isdigit() else layer for layer in args.layers] if args.layers else None
     networks = {}
     if args.teacher:
-        teacher, student_layers, teacher_layers = load_teacher(config)
+        student_layers, teachers = load_teachers(config)
         networks['student'] = get_model(config, args.checkpoint), layers or student_layers
-        networks['teacher'] = teacher, layers or teacher_layers
+        networks.update({name: (network, layers or own) for name, (network, own) in teachers.items()})
     else:
         networks[short_config_name(args.config)] = get_model(config, args.checkpoint), layers
     for name, checkpoint in (each.split(':', 1) for each in args.compare):

@@ -107,9 +107,7 @@ class AttentionVisualizationHook(Hook):
         networks = {'': (model, self.layers)}
         if isinstance(model, Distiller):
             networks = {'student': (model.student, self.layers)}
-            teacher = model.prepare_teacher() if model.needs_teacher else None
-            if teacher is not None:
-                networks['teacher'] = (teacher.network, None)
+            networks.update({name: (teacher.network, None) for name, teacher in model.prepare_teachers().items()})
         return {
             name: short_names({layer: maps.cpu() for layer, maps in
                                get_attention_maps(network, self._batch, layers).items()})

@@ -1,20 +1,18 @@
 """Hook of distillation runs: teacher, weight schedules, summary and the heads' checkpoints."""
-import time
 from typing import Optional
 
-import torch
 import torch.nn as nn
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 
 from mmat.errors import CheckpointError, ConfigError
 from mmat.models import Distiller
-from mmat.models.targets import class_names
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import unwrap
-from mmat.utils.rng import preserve_rng_state
 
+from ..loss_balance import LossBalance
 from ..summary import summarize_run
+from ..teacher_validation import validate_teacher
 
 
 @HOOKS.register_module()
@@ -24,10 +22,12 @@ class DistillationHook(Hook):
     The hook does nothing in a run without transfer heads. Before the first step it
 
     - builds the teacher and loads its checkpoint, so that a missing one stops the run;
-    - validates the teacher once on the validation set under the teacher's normalisation, logs its metrics, and warns if
-      its accuracy is near chance;
+    - validates the teacher once on the validation set, with the images that training gives it, logs its metrics, and
+      warns if its accuracy is near chance;
     - logs a summary: student, teacher, data, setting, and the compared layers with their shapes. Pairs of unequal size
       are a warning.
+
+    If the weighted loss of a head exceeds ten times the task's loss, averaged over an epoch, the log has a warning.
 
     Checkpoints contain the parameters of heads as ``at_heads``, beside the student's ``state_dict``, and the schedules
     of weights as ``at_heads_schedules``. Resuming restores the parameters and refuses other schedules. A constant
@@ -46,7 +46,8 @@ class DistillationHook(Hook):
 
     def __init__(self, validate_teacher: bool = True):
         self.validate_teacher = validate_teacher
-        self._teacher_metrics = None
+        self._teacher_metrics = {}
+        self._balance = None
         self._is_summarized = False
 
     def before_train(self, runner) -> None:
@@ -64,9 +65,11 @@ class DistillationHook(Hook):
             del runner.model.train_step  # the compiled step
             runner.logger.warning('Ignoring compile: heads that read input gradients differentiate twice, which torch '
                                   'cannot do with compiled code.')
-        teacher = distiller.prepare_teacher()
-        if distiller.needs_teacher and self.validate_teacher and runner.val_loop is not None:
-            self._teacher_metrics = self._validate(runner, teacher)
+        teachers = distiller.prepare_teachers()
+        if self.validate_teacher and runner.val_loop is not None:
+            self._teacher_metrics = {name: validate_teacher(runner, distiller, teacher)
+                                     for name, teacher in teachers.items()}
+        self._balance = LossBalance([head.name for head in distiller.at_heads], len(runner.train_dataloader))
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         distiller = _distiller(runner)
@@ -76,11 +79,16 @@ class DistillationHook(Hook):
                 self._is_summarized = True
                 self._summarize(runner, distiller, data_batch)
 
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
+        if _distiller(runner) is not None and isinstance(outputs, dict):
+            for line in self._balance.update(outputs):
+                runner.logger.warning(line)
+
     def _summarize(self, runner, distiller: Distiller, data_batch: Optional[dict]) -> None:
-        if not data_batch:
+        if not isinstance(data_batch, dict) or 'inputs' not in data_batch:
             return
-        image = data_batch['inputs'][0]
-        lines, warnings = summarize_run(runner, distiller, tuple(image.shape[-2:]), self._teacher_metrics)
+        size = tuple(data_batch['inputs'][0].shape[-2:])
+        lines, warnings = summarize_run(runner, distiller, size, self._teacher_metrics)
         for line in lines:
             runner.logger.info(line)
         for line in warnings:
@@ -92,28 +100,6 @@ class DistillationHook(Hook):
             # mmengine's own count is wrong after resuming with other batches, or from inside an epoch.
             iteration = runner.epoch * len(runner.train_dataloader) + batch_idx
         distiller.set_progress(runner.epoch, iteration, runner.max_epochs, runner.max_iters)
-
-    def _validate(self, runner, teacher) -> dict:
-        start = time.perf_counter()
-        evaluator, dataloader = runner.val_loop.evaluator, runner.val_loop.dataloader
-        # In the precision of the training, as the student uses the teacher.
-        with preserve_rng_state(), torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
-            for batch in dataloader:
-                evaluator.process(data_samples=teacher.network.val_step(batch), data_batch=batch)
-            metrics = evaluator.evaluate(len(dataloader.dataset))
-        text = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
-        runner.logger.info(f'Teacher {teacher.checkpoint or "as given"} on the validation set: {text} '
-                           f'({time.perf_counter() - start:.1f} s)')
-        classes = class_names(dataloader.dataset)
-        accuracy = metrics.get('accuracy/top1')
-        if classes and accuracy is not None:
-            chance = 100 / len(classes)
-            if accuracy < chance + 0.05 * (100 - chance):
-                runner.logger.warning(
-                    f'{"!" * 20} THE TEACHER IS NEAR CHANCE: {accuracy:.2f} % top-1; random guessing among '
-                    f'{len(classes)} classes gives {chance:.2f} %. Check its checkpoint ({teacher.checkpoint}), the '
-                    f'order of its classes and its normalisation. {"!" * 20}')
-        return metrics
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         distiller = _distiller(runner)

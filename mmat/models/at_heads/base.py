@@ -66,8 +66,11 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
     Class attributes:
         student_wants, teacher_wants (tuple[str]): Quantities to read of each network. Default to none.
         needs_shapes (bool): Whether the head creates parameters in :meth:`setup`. Defaults to False.
+        averages_teachers (bool): Whether the head implements :meth:`average_teachers`. Defaults to False.
 
     Attributes:
+        teacher (str | dict, optional): Name of the teacher to read, or name -> weight for heads that average several
+            teachers; the ``teacher`` option of a head's config. None: the only teacher.
         student_layers, teacher_layers (list): Layers as written in ``pairs``; keys of ``NetworkOutputs.features``.
         student_paths, teacher_paths (list[str]): Their module paths, once the distiller has resolved them.
 
@@ -87,11 +90,14 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
     student_wants: Tuple[str, ...] = ()
     teacher_wants: Tuple[str, ...] = ()
     needs_shapes: bool = False
+    averages_teachers: bool = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # Heads written for mmat 0.1.
-        if 'digest' in vars(cls):
+        if 'reduce_teacher' in vars(cls):
+            cls.digest = cls.reduce_teacher
+        elif 'digest' in vars(cls):
             warnings.warn(f'{cls.__name__}.digest is deprecated; rename it reduce_teacher.', DeprecationWarning, 2)
             cls.reduce_teacher = cls.digest
         if 'setup' in vars(cls) and not cls.needs_shapes:
@@ -116,6 +122,7 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
             raise ConfigError(f"The name of a transfer head must not contain 'loss', got {name!r}.")
         self.student_layers, self.teacher_layers = (list(side) for side in zip(*pairs)) if pairs else ([], [])
         self.student_paths, self.teacher_paths = [], []
+        self.teacher: Union[str, Dict[str, float], None] = None
         self.schedule = WeightSchedule.build(weight)
         self.weight = self.schedule.initial
         self.name = name
@@ -193,12 +200,15 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
         self.weight = self.schedule.at(epoch, iteration, max_epochs, max_iters)
         self._has_progress = True
 
-    def forward(self, student: NetworkOutputs, teacher: Any = None) -> Dict[str, Tensor]:
+    def forward(self, student: NetworkOutputs, teacher: Any = None, reduced: bool = False) -> Dict[str, Tensor]:
         """Compute the losses and name them for the log.
 
         Args:
             student (NetworkOutputs): Outputs of the student.
-            teacher (Any, optional): Return value of :meth:`reduce_teacher`, or the teacher's :class:`NetworkOutputs`.
+            teacher (Any, optional): The teacher's :class:`NetworkOutputs`, or the return value of
+                :meth:`reduce_teacher`.
+            reduced (bool): Whether ``teacher`` is the return value of :meth:`reduce_teacher` also if it is a
+                :class:`NetworkOutputs`. Defaults to False.
 
         Returns:
             dict: Weighted losses as ``loss_{name}.{label}`` and raw, detached ones as ``{name}.{label}``; without the
@@ -210,7 +220,7 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
         if not self._has_progress:
             raise RuntimeError(f'The weight of {self.name!r} has a schedule, but the progress of training is unknown. '
                                'Add the hook mmat.DistillationHook, or call Distiller.set_progress before each step.')
-        if isinstance(teacher, NetworkOutputs):
+        if isinstance(teacher, NetworkOutputs) and not reduced:
             teacher = self.reduce_teacher(teacher)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns):
             raw = self.loss(student, teacher)
@@ -241,6 +251,18 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
         return teacher
 
     digest = reduce_teacher  # name in mmat 0.1
+
+    def average_teachers(self, outputs: Dict[str, Any], weights: Dict[str, float]) -> Any:
+        """Combine the reduced outputs of several teachers, for heads that declare ``averages_teachers = True``.
+
+        Args:
+            outputs (dict): Name of the teacher -> return value of :meth:`reduce_teacher`.
+            weights (dict): Name of the teacher -> weight; the weights sum to 1.
+
+        Returns:
+            Any: Passed to :meth:`loss` as ``teacher``.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def loss(self, student: NetworkOutputs, teacher: Any) -> Union[Tensor, Dict[str, Tensor]]:

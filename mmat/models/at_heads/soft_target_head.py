@@ -1,7 +1,9 @@
 """Knowledge distillation (Hinton et al., 2015), KD in the paper's tables."""
+import math
 from numbers import Real
-from typing import Union
+from typing import Dict, Union
 
+import torch
 from torch import Tensor
 
 from mmat.attention import soft_target_loss
@@ -18,7 +20,8 @@ class SoftTargetHead(BaseATHead):
     """Match the student's softened predictions to the teacher's: ``alpha * KD + (1 - alpha) * CE``.
 
     The head adds ``alpha * soft_target_loss`` and multiplies the student's own losses by ``1 - alpha``, once, whatever
-    other heads are used.
+    other heads are used. With several teachers, ``teacher=dict(a=0.7, b=0.3)``, the soft targets are the weighted
+    average of the teachers' probabilities at temperature T.
 
     Args:
         T (float): Temperature, above 0. Defaults to 4, the authors' value.
@@ -33,6 +36,7 @@ class SoftTargetHead(BaseATHead):
     """
 
     student_wants = teacher_wants = ('logits', )
+    averages_teachers = True
 
     def __init__(self, T: float = 4, alpha: Union[float, dict] = 0.9, form: str = 'batchmean', name: str = 'kd'):
         check_soft_target_options(T, form)
@@ -48,6 +52,12 @@ class SoftTargetHead(BaseATHead):
     @property
     def task_weight(self) -> float:
         return 1 - self.weight
+
+    def average_teachers(self, outputs: Dict[str, NetworkOutputs], weights: Dict[str, float]) -> NetworkOutputs:
+        """Return logits whose softmax at temperature T is the weighted average of the teachers' probabilities."""
+        scores = [math.log(weights[name]) + (output.logits.float() / self.T).log_softmax(1)
+                  for name, output in outputs.items()]
+        return NetworkOutputs(logits=self.T * torch.stack(scores).logsumexp(0))
 
     def loss(self, student: NetworkOutputs, teacher: NetworkOutputs) -> Tensor:
         return soft_target_loss(student.logits, teacher.logits, self.T, self.form)

@@ -1,6 +1,7 @@
 """Train a student under transfer heads."""
+import logging
 from contextlib import contextmanager, nullcontext
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
@@ -14,11 +15,12 @@ from mmat.registry import MODELS
 from mmat.utils.rng import preserve_rng_state
 
 from ..at_heads import BaseATHead
-from ..at_heads.base import GRADIENTS, unique_names
+from ..at_heads.base import GRADIENTS, NetworkOutputs, unique_names
 from ..build import build_network
 from ..build_checks import check_input_gradient, output_shapes
 from ..collect_outputs import collect_outputs, find_logits
-from .teacher import Teacher, layers_of, wants_of
+from .readers import assign_teachers, layers_of, wants_of
+from .teacher import Teacher
 
 
 @MODELS.register_module()
@@ -45,6 +47,9 @@ class Distiller(BaseModel):
             name with weights; or a network. It is built when training starts, stays in eval mode, and is not a
             submodule. Heads that need its widths read its config earlier, but no weights. Defaults to None, for heads
             that need no teacher.
+        teachers (dict, optional): Several teachers, name -> ``teacher``. Each head then names the one that it reads,
+            ``dict(type='mmat.ActivationATHead', teacher='a', ...)``; a :class:`SoftTargetHead` also averages several,
+            ``teacher=dict(a=0.7, b=0.3)``. Defaults to None.
         at_heads (Sequence[dict | BaseATHead]): Transfer heads; repeated names are numbered.
         data_preprocessor (dict, optional): For a student config without one. Defaults to None.
 
@@ -59,7 +64,8 @@ class Distiller(BaseModel):
                  teacher: Optional[Union[dict, str, nn.Module]] = None,
                  at_heads: Sequence[Union[dict, BaseATHead]] = (),
                  data_preprocessor: Optional[dict] = None,
-                 init_cfg: Optional[dict] = None):
+                 init_cfg: Optional[dict] = None,
+                 teachers: Optional[Dict[str, Union[dict, str, nn.Module]]] = None):
         if data_preprocessor is not None and isinstance(student, dict):
             student = {'data_preprocessor': data_preprocessor, **student}
         student = build_network(student)
@@ -69,8 +75,7 @@ class Distiller(BaseModel):
         self.student = student
         # Heads with parameters must not advance the student's random numbers: it trains as it would alone.
         with preserve_rng_state():
-            self.at_heads = nn.ModuleList(
-                head if isinstance(head, nn.Module) else MODELS.build(head) for head in at_heads)
+            self.at_heads = nn.ModuleList(map(_build_head, at_heads))
         for head, name in zip(self.at_heads, unique_names([head.name for head in self.at_heads])):
             head.check_wants()
             head.resolve_student(student)
@@ -83,14 +88,10 @@ class Distiller(BaseModel):
         schedules = {head.name: head.schedule for head in self.at_heads if head.task_weight is not None}
         _check_agreement(schedules)
         # Teacher is no module, so it is no submodule either.
-        self.teacher = None
-        if teacher is not None:
-            self.teacher = Teacher.from_config(teacher)
-        elif self.needs_teacher:
-            readers = [head.name for head in self.at_heads if head.needs_teacher]
-            raise ConfigError(f'The heads {readers} read a teacher, but the distiller has none. Give it '
-                              'teacher=dict(model=..., checkpoint=...).')
-        self._teacher_is_prepared = False
+        self.teachers = _build_teachers(teacher, teachers)
+        self._readers = assign_teachers(self.at_heads, self.teachers)
+        self._teachers_are_prepared = False
+        self._checked_gradients = False
         self._logged_float32 = False
         self._set_up_heads()
 
@@ -99,12 +100,19 @@ class Distiller(BaseModel):
         heads = [head for head in self.at_heads if head.needs_shapes]
         with preserve_rng_state():
             for head in heads:
-                if head.needs_teacher:
-                    head.resolve_teacher(self.teacher.architecture)
-                student_shapes = output_shapes(self.student, layers_of([head], 'student'), 'student')
-                teacher_shapes = output_shapes(self.teacher.architecture, layers_of([head], 'teacher'), 'teacher') \
-                    if head.needs_teacher else {}
+                student_shapes, teacher_shapes = (
+                    output_shapes(self.student, layers_of([head], 'student'), 'student'), {})
+                for name in self._readers.get(head, ()):
+                    teacher = self.teachers[name]
+                    head.resolve_teacher(teacher.architecture)
+                    teacher_shapes = output_shapes(
+                        teacher.architecture, layers_of([head], 'teacher'), teacher.owner, teacher.input_size)
                 head.setup(student_shapes, teacher_shapes)
+
+    @property
+    def teacher(self) -> Optional[Teacher]:
+        """The first teacher, None if there is none."""
+        return next(iter(self.teachers.values()), None)
 
     @property
     def needs_teacher(self) -> bool:
@@ -116,27 +124,38 @@ class Distiller(BaseModel):
         """Whether any head differentiates the student's input gradient."""
         return self._reads_gradients('student')
 
-    def prepare_teacher(self) -> Optional[Teacher]:
-        """Build the teacher, move it to the student's device, and find the heads' layers in it; once, before training.
+    def readers_of(self, name: str) -> List[BaseATHead]:
+        """Return the heads that read a teacher."""
+        return [head for head, names in self._readers.items() if name in names]
+
+    def prepare_teachers(self) -> Dict[str, Teacher]:
+        """Build the teachers, move them to the student's device, and find the heads' layers; once, before training.
 
         Returns:
-            Teacher | None: None if the distiller has none.
+            dict: Name -> teacher, of the teachers that heads read.
 
         Raises:
-            MissingFileError: The teacher's checkpoint does not exist.
-            CheckpointError: The checkpoint does not fit.
-            LayerError: The teacher does not have a layer or quantity that a head reads.
+            MissingFileError: A teacher's checkpoint does not exist.
+            CheckpointError: A checkpoint does not fit.
+            LayerError: A teacher does not have a layer or quantity that a head reads.
         """
-        if self.teacher is not None and not self._teacher_is_prepared and self.needs_teacher:
-            self.teacher.move_to(self.student)
-            network = self.teacher.network
-            for head in self.at_heads:
-                head.resolve_teacher(network)
-            if 'logits' in wants_of(self.at_heads, 'teacher'):
-                find_logits(network, 'teacher')
-            if self._reads_gradients('teacher'):
-                check_input_gradient(network, 'teacher', twice=False)
-            self._teacher_is_prepared = True
+        read = {name: teacher for name, teacher in self.teachers.items() if self.readers_of(name)}
+        if not self._teachers_are_prepared:
+            for name, teacher in read.items():
+                teacher.move_to(self.student)
+                heads = self.readers_of(name)
+                for head in heads:
+                    head.resolve_teacher(teacher.network)
+                if 'logits' in wants_of(heads, 'teacher'):
+                    find_logits(teacher.network, teacher.owner)
+                if any(quantity in GRADIENTS for quantity in wants_of(heads, 'teacher')):
+                    check_input_gradient(teacher.network, teacher.owner, twice=False)
+            self._teachers_are_prepared = True
+        return read
+
+    def prepare_teacher(self) -> Optional[Teacher]:
+        """Run :meth:`prepare_teachers` and return the first teacher, None if there is none."""
+        self.prepare_teachers()
         return self.teacher
 
     def init_weights(self) -> None:
@@ -165,19 +184,20 @@ class Distiller(BaseModel):
         Returns:
             dict: Name -> scalar. mmengine sums the entries whose name contains 'loss'.
         """
-        teacher = self.prepare_teacher()
+        teachers = self.prepare_teachers()
         gradient_heads = [head for head in self.at_heads if any(name in GRADIENTS for name in head.student_wants)]
         # A second derivative is several percent off in bfloat16, and may underflow in float16.
         reads_gradients = self.reads_input_gradients or self._reads_gradients('teacher')
         with self._float32(inputs) if reads_gradients else nullcontext():
-            # The teacher runs first, so that its activations are freed before the student's are allocated.
-            readers = [head for head in self.at_heads if head.needs_teacher]
-            reduced = teacher(inputs, data_samples, readers, self.data_preprocessor) if readers else []
-            teacher_outputs = dict(zip(readers, reduced))
+            # Teachers run first, so that their activations are freed before the student's are allocated.
+            reduced = {name: dict(zip(self.readers_of(name), teacher(
+                inputs, data_samples, self.readers_of(name), self.data_preprocessor)))
+                for name, teacher in teachers.items()}
             losses, student_outputs = collect_outputs(
                 self.student, inputs, data_samples, layers_of(self.at_heads, 'student'),
                 wants_of(self.at_heads, 'student'), 'student',
                 create_graph=any(head.learns for head in gradient_heads))
+            self._check_gradients(student_outputs)
             if 'loss' in losses:
                 # mmengine logs the total as 'loss'.
                 losses['loss_task'] = losses.pop('loss')
@@ -188,13 +208,37 @@ class Distiller(BaseModel):
                 losses = {name: _scale(value, task_weight) if 'loss' in name else value
                           for name, value in losses.items()}
             for head in self.at_heads:
-                values = head(student_outputs, teacher_outputs.get(head))
+                values = head(student_outputs, self._teacher_of(head, reduced), reduced=True)
                 taken = sorted(values.keys() & losses.keys())
                 if taken:
                     raise ConfigError(f'The transfer head {head.name!r} logs {taken}, as do the student or another '
                                       'head. Give it another name.')
                 losses.update(values)
         return losses
+
+    def _teacher_of(self, head: BaseATHead, reduced: Dict[str, dict]) -> Any:
+        """Return what a head reads of its teacher, averaged if it has several."""
+        weights = self._readers.get(head, {})
+        outputs = {name: reduced[name][head] for name in weights}
+        return head.average_teachers(outputs, weights) if len(outputs) > 1 else next(iter(outputs.values()), None)
+
+    def _check_gradients(self, outputs: NetworkOutputs) -> None:
+        """Check, once, that the losses of layers reach trainable parameters of the student.
+
+        Raises:
+            ConfigError: All layers that a head reads are frozen.
+        """
+        if self._checked_gradients or not (self.training and torch.is_grad_enabled()) or self.reads_input_gradients:
+            return
+        self._checked_gradients = True
+        for head in self.at_heads:
+            frozen = [path for path in head.student_paths if not outputs.features[path].requires_grad]
+            if frozen and len(frozen) == len(head.student_paths):
+                raise ConfigError(f'The transfer head {head.name!r} has no effect: its layers {frozen} and all layers '
+                                  'before them are frozen in the student. Choose later layers.')
+            if frozen:
+                print_log(f'{head.name}: the pairs of {frozen} have no effect, because these layers are frozen in the '
+                          'student.', 'current', logging.WARNING)
 
     @contextmanager
     def _float32(self, inputs: Tensor):
@@ -251,9 +295,30 @@ class Distiller(BaseModel):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn, *args, **kwargs):
-        if self.teacher is not None:
-            self.teacher.apply(fn)
+        for teacher in self.teachers.values():
+            teacher.apply(fn)
         return super()._apply(fn, *args, **kwargs)
+
+
+def _build_head(head: Union[dict, BaseATHead]) -> BaseATHead:
+    if isinstance(head, nn.Module):
+        return head
+    teacher = head.get('teacher') if isinstance(head, dict) else None
+    built = MODELS.build({key: value for key, value in head.items() if key != 'teacher'} if teacher else head)
+    built.teacher = teacher
+    return built
+
+
+def _build_teachers(teacher: Any, teachers: Optional[dict]) -> Dict[str, Teacher]:
+    if isinstance(teacher, (list, tuple)):
+        raise ConfigError('teacher must be one teacher. Give several as teachers=dict(a=dict(...), b=dict(...)), and '
+                          "each head its teacher='a'.")
+    if teacher is not None and teachers:
+        raise ConfigError('Give either teacher or teachers, not both.')
+    if not isinstance(teachers or {}, dict):
+        raise ConfigError(f'teachers must be a dict of name -> teacher, got {teachers!r}.')
+    return {name: Teacher.from_config(each, name)
+            for name, each in (dict(teacher=teacher) if teacher is not None else teachers or {}).items()}
 
 
 def _check_agreement(values: dict) -> None:

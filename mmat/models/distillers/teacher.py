@@ -1,21 +1,22 @@
 """A frozen network that is kept outside the module tree."""
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mmat.errors import CheckpointError, ConfigError, MissingFileError
+from mmat.errors import CheckpointError, ConfigError, LayerError, MissingFileError
 from mmat.utils.checkpoint import find_checkpoint, load_weights
 from mmat.utils.rng import preserve_rng_state
 from mmat.utils.zoo import find_weights
 
 from ..at_heads.base import GRADIENTS, BaseATHead
 from ..build import build_network, network_config
+from ..build_checks import find_input, output_shapes
 from ..collect_outputs import collect_outputs
+from ..normalization import InputAdapter
 from ..taps import EarlyExit, Layer
-
-_UNKNOWN = object()
+from .readers import layers_of, wants_of
 
 
 class Teacher:
@@ -30,12 +31,20 @@ class Teacher:
         checkpoint (str, optional): Weights: a file, a URL, or a work directory, which means its last checkpoint.
             Defaults to None: the zoo's weights of that name, timm's weights for a config with ``pretrained=True``, or
             the weights of the network given as ``model``.
+        input_size (int | tuple, optional): Size of the teacher's images, (height, width) or one number for both. The
+            student's normalised images are resized to it, bilinear and antialiased. Defaults to None: the student's
+            size.
+        name (str): Name of the teacher in messages, and in the ``teacher`` option of heads. Defaults to 'teacher'.
 
     Raises:
         ConfigError: No weights are given, or a timm network has no normalisation.
     """
 
-    def __init__(self, model: Union[str, dict, nn.Module], checkpoint: Optional[str] = None):
+    def __init__(self,
+                 model: Union[str, dict, nn.Module],
+                 checkpoint: Optional[str] = None,
+                 input_size: Union[int, Tuple[int, int], None] = None,
+                 name: str = 'teacher'):
         if checkpoint is None and isinstance(model, str):
             checkpoint = find_weights(model)
         if checkpoint is None and not isinstance(model, nn.Module) and not _timm_has_weights(network_config(model)):
@@ -51,13 +60,17 @@ class Teacher:
         self.checkpoint = checkpoint
         self._architecture = model if isinstance(model, nn.Module) else None
         self._network = None
-        self._renormalization = _UNKNOWN
+        self.input_size = _check_size(input_size)
+        self.name = name
+        self.owner = 'teacher' if name == 'teacher' else f'teacher {name!r}'  # in messages
+        self._adapter = None
         self._early_exits = {}
 
     @classmethod
-    def from_config(cls, teacher: Union[dict, str, nn.Module]) -> 'Teacher':
-        """Create the teacher of a distiller's config: a dict of this class's arguments, or ``model`` alone."""
-        return cls(**teacher) if isinstance(teacher, dict) and 'type' not in teacher else cls(teacher)
+    def from_config(cls, teacher: Union[dict, str, nn.Module], name: str = 'teacher') -> 'Teacher':
+        """Create a teacher of a distiller's config: a dict of this class's arguments, or ``model`` alone."""
+        arguments = dict(teacher) if isinstance(teacher, dict) and 'type' not in teacher else dict(model=teacher)
+        return cls(**arguments, name=name)
 
     of = from_config  # name in mmat 0.1
 
@@ -145,41 +158,75 @@ class Teacher:
         """
         layers, wants = layers_of(heads, 'teacher'), wants_of(heads, 'teacher')
         network = self.network
-        if self._renormalization is _UNKNOWN:
-            self._renormalization = renormalization(preprocessor, network.data_preprocessor)
         needs_loss = any(quantity in GRADIENTS for quantity in wants)
         with torch.no_grad():
             _, outputs = collect_outputs(
-                network, inputs, data_samples, layers, wants, 'teacher', mode='loss' if needs_loss else 'tensor',
-                transform=self._renormalize,
+                network, inputs, data_samples, layers, wants, self.owner, mode='loss' if needs_loss else 'tensor',
+                transform=self.adapter(preprocessor),
                 early_exit=self._early_exits.setdefault((*layers.values(), *wants), EarlyExit()))
             return [head.reduce_teacher(outputs) for head in heads]
 
-    def _renormalize(self, images: Tensor) -> Tensor:
-        if self._renormalization is None:
-            return images
-        # Kept on the images' device: a copy at each step would make the host wait for a GPU.
-        self._renormalization = tuple(value.to(images.device) for value in self._renormalization)
-        scale, shift = (value.to(images.dtype) for value in self._renormalization)
-        return images * scale + shift
+    def adapter(self, preprocessor: nn.Module) -> InputAdapter:
+        """Return the conversion of the student's images to the teacher's input.
+
+        Args:
+            preprocessor (nn.Module): The student's data preprocessor.
+        """
+        if self._adapter is None:
+            self._adapter = InputAdapter(preprocessor, self.network.data_preprocessor, self.input_size)
+        return self._adapter
+
+    @torch.no_grad()
+    def predict(self, batch: dict, preprocessor: nn.Module) -> list:
+        """Predict a batch of a data loader, as the teacher sees it in training: through the student's preprocessor.
+
+        Args:
+            batch (dict): Of a validation data loader.
+            preprocessor (nn.Module): The student's data preprocessor.
+
+        Returns:
+            list[DataSample]: Predictions.
+        """
+        data = preprocessor(batch, False)
+        return self.network(self.adapter(preprocessor)(data['inputs']), data['data_samples'], mode='predict')
+
+    def check_input_size(self, size: Tuple[int, int]) -> None:
+        """Check that the network accepts the student's images.
+
+        Args:
+            size (tuple): Height and width of the student's images.
+
+        Raises:
+            LayerError: It does not.
+        """
+        try:
+            find_input(self.network, self.owner, self.input_size or size)
+        except LayerError as error:
+            advice = 'choose another input_size' if self.input_size else 'resize its images with teacher=dict(..., ' \
+                'input_size=...)'
+            raise LayerError(f'{error} If the size is the cause, {advice}.') from error
+
+    def output_shapes(self, layers: Mapping[Layer, str], size: Tuple[int, int]) -> Dict[Layer, torch.Size]:
+        """Return the shapes of layers' outputs for one image, see :func:`mmat.models.build_checks.output_shapes`.
+
+        Args:
+            layers (Mapping): Name -> module path.
+            size (tuple): Height and width of the student's images.
+
+        Raises:
+            LayerError: As :meth:`check_input_size`.
+        """
+        self.check_input_size(size)
+        return output_shapes(self.network, layers, self.owner, self.input_size or size)
 
 
-def layers_of(heads: Sequence[BaseATHead], side: str) -> Dict[Layer, str]:
-    """Return the layers that heads read of the 'student' or the 'teacher': name -> module path.
-
-    A layer appears under its name in ``pairs`` and under its module path.
-    """
-    layers = {}
-    for head in heads:
-        paths = getattr(head, f'{side}_paths')
-        layers.update(zip(getattr(head, f'{side}_layers'), paths))
-        layers.update(zip(paths, paths))
-    return layers
-
-
-def wants_of(heads: Sequence[BaseATHead], side: str) -> List[str]:
-    """Return the quantities that heads read of the 'student' or the 'teacher', each once."""
-    return list(dict.fromkeys(name for head in heads for name in getattr(head, f'{side}_wants')))
+def _check_size(size: Union[int, Sequence[int], None]) -> Optional[Tuple[int, int]]:
+    if size is None:
+        return None
+    sizes = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
+    if len(sizes) != 2 or not all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in sizes):
+        raise ConfigError(f'input_size of a teacher must be a whole number or (height, width), got {size!r}.')
+    return sizes
 
 
 def _timm_has_weights(config: dict) -> bool:
@@ -190,25 +237,3 @@ def _timm_has_weights(config: dict) -> bool:
 def _without_weights(config: dict) -> dict:
     """Return the config of the architecture alone, so that reading timm's widths needs no download."""
     return {**config, 'pretrained': False} if _timm_has_weights(config) else config
-
-
-def renormalization(source: nn.Module, target: nn.Module) -> Optional[tuple]:
-    """Compute the affine map from one preprocessor's normalisation to another's.
-
-    Args:
-        source (nn.Module): Data preprocessor with ``mean`` and ``std`` buffers, or without: no normalisation.
-        target (nn.Module): Likewise. Both must use the same channel order.
-
-    Returns:
-        tuple | None: ``(scale, shift)`` of shape (C or 1, 1, 1) to multiply by and add; None if both are equal.
-    """
-    (mean, std), (target_mean, target_std) = _statistics(source), _statistics(target)
-    scale, shift = std / target_std, (mean - target_mean) / target_std
-    return None if (scale == 1).all() and (shift == 0).all() else (scale, shift)
-
-
-def _statistics(preprocessor: nn.Module) -> tuple:
-    mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
-    if mean is None or std is None:
-        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
-    return mean.detach().cpu(), std.detach().cpu()

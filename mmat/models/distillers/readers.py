@@ -1,0 +1,57 @@
+"""Layers, quantities and teachers that transfer heads read."""
+from typing import Any, Dict, Iterable, List, Sequence
+
+from mmat.errors import ConfigError, did_you_mean
+
+from ..at_heads.base import BaseATHead
+from ..taps import Layer
+
+
+def layers_of(heads: Sequence[BaseATHead], side: str) -> Dict[Layer, str]:
+    """Return the layers that heads read of the 'student' or the 'teacher': name -> module path.
+
+    A layer appears under its name in ``pairs`` and under its module path.
+    """
+    layers = {}
+    for head in heads:
+        paths = getattr(head, f'{side}_paths')
+        layers.update(zip(getattr(head, f'{side}_layers'), paths))
+        layers.update(zip(paths, paths))
+    return layers
+
+
+def wants_of(heads: Sequence[BaseATHead], side: str) -> List[str]:
+    """Return the quantities that heads read of the 'student' or the 'teacher', each once."""
+    return list(dict.fromkeys(name for head in heads for name in getattr(head, f'{side}_wants')))
+
+
+def assign_teachers(heads: Sequence[BaseATHead], teachers: Iterable[str]) -> Dict[BaseATHead, Dict[str, float]]:
+    """Return head -> name of each teacher that it reads -> weight."""
+    readers = {}
+    for head in heads:
+        chosen = head.teacher
+        if not head.needs_teacher:
+            continue
+        if not teachers:
+            raise ConfigError(f'The transfer head {head.name!r} reads a teacher, but the distiller has none. Give it '
+                              'teacher=dict(model=..., checkpoint=...).')
+        if chosen is None and len(teachers) > 1:
+            raise ConfigError(f'The transfer head {head.name!r} must name its teacher, one of {list(teachers)}: '
+                              f'teacher={next(iter(teachers))!r}.')
+        if isinstance(chosen, dict) and len(chosen) > 1 and not head.averages_teachers:
+            raise ConfigError(f'{type(head).__name__} reads one teacher, got teacher={dict(chosen)}.')
+        weights = dict(chosen) if isinstance(chosen, dict) else {chosen or next(iter(teachers)): 1.}
+        for name, weight in weights.items():
+            if name not in teachers:
+                raise ConfigError(f'The transfer head {head.name!r} names an unknown teacher {name!r}.' +
+                                  (did_you_mean(name, teachers) or f' The teachers are {list(teachers)}.'))
+            if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not weight > 0:
+                raise ConfigError(f'The weight of teacher {name!r} must be above 0, got {weight!r}.')
+        readers[head] = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    return readers
+
+
+def teachers_of(model: dict) -> Dict[str, Any]:
+    """Return the teachers of a distiller's config: name -> config; a single ``teacher`` is named 'teacher'."""
+    teachers = dict(model.get('teachers') or {})
+    return {'teacher': model['teacher'], **teachers} if model.get('teacher') else teachers
