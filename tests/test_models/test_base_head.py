@@ -1,5 +1,6 @@
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from mmpretrain.structures import DataSample
 
 from mmat.datasets import BatchedSamples
-from mmat.models import BaseATHead, NetworkOutputs, build_network
+from mmat.errors import ConfigError, DataError
+from mmat.models import ActivationATHead, BaseATHead, NetworkOutputs, build_network
 from mmat.models.at_heads.base import QUANTITIES, unique_names
 from mmat.registry import MODELS
 
@@ -18,7 +20,7 @@ MIXUP = dict(augments=dict(type='mmpretrain.Mixup', alpha=1.))
 
 
 class Reader(BaseATHead):
-    """Remembers what it is given, and gives what it is told to."""
+    """Records its inputs and returns a given result."""
 
     def __init__(self, student=(), teacher=(), result=None, **kwargs):
         super().__init__(**kwargs)
@@ -33,11 +35,11 @@ class Reader(BaseATHead):
 
 @pytest.fixture(scope='module', autouse=True)
 def entropy_head():
-    """A head as a user would add one: by its type in a config, without a teacher."""
+    """Register a head without a teacher, as a user would."""
 
     @MODELS.register_module(name='EntropyHead')
     class EntropyHead(BaseATHead):
-        """Keeps the student's predictions from becoming too sure."""
+        """Entropy of the student's predictions."""
 
         student_wants = ('logits', 'targets')
 
@@ -48,7 +50,7 @@ def entropy_head():
             assert teacher is None
             logs = student.logits.log_softmax(1)
             entropy = -(logs.exp() * logs).sum(1)
-            # Only where it is right.
+            # 1 for correct predictions.
             right = (student.logits.argmax(1) == student.targets).float()
             return dict(right=(right * entropy).mean(), wrong=((1 - right) * entropy).mean())
 
@@ -75,27 +77,36 @@ def with_heads(distiller_config, *heads, **kwargs):
     return MODELS.build(distiller_config(at_heads=list(heads), **kwargs))
 
 
-# What a head reads
+# Inputs of a head
 
 @pytest.mark.parametrize('want', QUANTITIES)
 @pytest.mark.parametrize('side', ['student', 'teacher'])
-def test_a_head_gets_what_it_asked_for_and_nothing_else(side, want, distiller_config):
+def test_a_head_gets_the_quantities_that_it_wants_only(side, want, distiller_config):
     head = Reader(**{side: (want, )})
     distiller = with_heads(distiller_config, head).eval()
     distiller(**data_of(distiller), mode='loss')
     student, teacher = only(head)
     given, other = (student, teacher) if side == 'student' else (teacher, student)
     assert [name for name in QUANTITIES if getattr(given, name) is not None] == [want]
-    # One that reads nothing of the teacher has none.
+    # A head that reads nothing of the teacher gets None.
     assert other is None if side == 'student' else other == NetworkOutputs()
 
 
-def test_features_are_those_of_its_layers_only(distiller_config):
-    head = Reader(student=('logits', ), teacher=('logits', ), pairs=[(0, 2)])
+def test_features_have_its_layers_as_configured_and_their_paths(distiller_config):
+    head = Reader(student=('logits', ), teacher=('logits', ), pairs=[(0, 2), (-1, 'backbone.group0')])
     distiller = with_heads(distiller_config, head).eval()
     distiller(**data_of(distiller), mode='loss')
     student, teacher = only(head)
-    assert list(student.features) == ['backbone.group0'] and list(teacher.features) == ['backbone.group2']
+    assert head.student_layers == [0, -1] and head.student_paths == ['backbone.group0', 'backbone.group2']
+    assert head.teacher_layers == [2, 'backbone.group0']
+    assert head.teacher_paths == ['backbone.group2', 'backbone.group0']
+    for outputs, layers, paths in ((student, head.student_layers, head.student_paths),
+                                   (teacher, head.teacher_layers, head.teacher_paths)):
+        assert set(outputs.features) == {*layers, *paths}
+        for layer, path in zip(layers, paths):
+            # One tensor, not a copy.
+            assert outputs.features[layer].data_ptr() == outputs.features[path].data_ptr()
+            assert torch.equal(outputs.features[layer], outputs.features[path])
 
 
 def test_logits_and_features_are_the_networks(distiller_config):
@@ -116,14 +127,14 @@ def test_logits_and_features_are_the_networks(distiller_config):
     assert not teacher.logits.requires_grad and not teacher.features['backbone.group0'].requires_grad
 
 
-def test_the_input_gradient_is_that_of_each_networks_own_loss(distiller_config):
+def test_input_gradients_are_of_each_networks_own_loss(distiller_config):
     head = Reader(student=('input_gradient', ), teacher=('input_gradient', 'targets'))
     distiller = with_heads(distiller_config, head).eval()
     data = data_of(distiller)
     distiller(**data, mode='loss')
     for network, outputs in zip((distiller.student, distiller.teacher.network), only(head)):
         inputs = data['inputs'].clone().requires_grad_()
-        # Of the sum, that is: each sample's own.
+        # The gradient of the sum holds the gradient of each sample's loss.
         expected = torch.autograd.grad(F.cross_entropy(network(inputs), LABELS, reduction='sum'), inputs)[0]
         torch.testing.assert_close(outputs.input_gradient.detach(), expected, rtol=1e-4, atol=1e-7)
         assert expected.abs().max() > 1e-5
@@ -143,7 +154,7 @@ def test_targets_are_the_labels(samples, distiller_config):
         assert outputs.targets.dtype == torch.int64 and torch.equal(outputs.targets, LABELS)
 
 
-def test_targets_are_the_scores_where_images_are_mixed(distiller_config, network_config):
+def test_targets_of_mixed_images_are_scores(distiller_config, network_config):
     student = network_config(train_cfg=MIXUP)
     student['data_preprocessor'].update(num_classes=10)
     student['head'].update(cal_acc=False, loss=dict(type='mmpretrain.CrossEntropyLoss', use_soft=True))
@@ -157,7 +168,7 @@ def test_targets_are_the_scores_where_images_are_mixed(distiller_config, network
     assert torch.equal(targets, torch.stack([sample.gt_score for sample in data['data_samples']]))
     assert targets.shape == (4, 10)
     torch.testing.assert_close(targets.sum(1), torch.ones(4))
-    # Something was mixed: half a label here, half a label there.
+    # Labels were mixed.
     assert not torch.equal(targets, F.one_hot(LABELS, 10).float())
     expected = -(targets * logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(result['loss_task'], expected)
@@ -177,7 +188,7 @@ def test_a_batch_without_labels_has_no_targets(samples, distiller_config):
 
     student = Unlabelled(build_network(distiller_config()['student']))
     distiller = with_heads(distiller_config, Reader(student=('targets', )), student=student)
-    with pytest.raises(ValueError, match='gt_label.*gt_score'):
+    with pytest.raises(DataError, match='gt_label.*gt_score'):
         distiller(torch.rand(4, 3, 8, 8), samples, mode='loss')
 
 
@@ -197,23 +208,116 @@ def test_one_pass_of_each_network_serves_all_heads(distiller_config):
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(student=('logit', )), r"student_wants of Reader has 'logit', which is none of .*; the closest is 'logits'"),
-    (dict(teacher=('logits', 'target')), "teacher_wants of Reader has 'target', .*the closest is 'targets'"),
-    (dict(student=('input_gradients', )), "'input_gradients', .*the closest is 'input_gradient'"),
-    (dict(student=('flipped_gradient', )), "the closest is 'flipped_input_gradient'"),
-    # Attributes of NetworkOutputs, but nothing to ask for: pairs do.
-    (dict(student=('features', )), "has 'features', which is none of"),
-    (dict(student=('zzz', )), "has 'zzz', which is none of"),
-    (dict(student=(3, )), 'has 3, which is none of'),
-    (dict(student='logits'), "student_wants of Reader must be a tuple of names, got 'logits'"),
-    (dict(teacher='logits'), "teacher_wants of Reader must be a tuple of names, got 'logits'"),
+    (dict(student=('logit', )), "'logit'.*student_wants.*Reader.*'logits'"),
+    (dict(teacher=('logits', 'target')), "'target'.*teacher_wants.*Reader.*'targets'"),
+    (dict(student=('input_gradients', )), "'input_gradients'.*student_wants.*'input_gradient'"),
+    (dict(student=('flipped_gradient', )), "'flipped_gradient'.*student_wants.*'flipped_input_gradient'"),
+    # An attribute of NetworkOutputs that heads read with `pairs`.
+    (dict(student=('features', )), "'features'.*student_wants.*Reader"),
+    (dict(student=('zzz', )), "'zzz'.*student_wants.*Reader"),
+    (dict(student=(3, )), '3.*student_wants.*Reader'),
+    (dict(student='logits'), "student_wants.*Reader.*got 'logits'"),
+    (dict(teacher='logits'), "teacher_wants.*Reader.*got 'logits'"),
 ])
-def test_a_quantity_that_there_is_not_is_refused_at_build(options, message, distiller_config):
-    with pytest.raises(ValueError, match=message):
+def test_an_unknown_quantity_is_refused_at_build(options, message, distiller_config):
+    with pytest.raises(ConfigError, match=message):
         with_heads(distiller_config, Reader(**options))
 
 
-# What a head gives
+# The teacher's reduced outputs
+
+class Pooled(Reader):
+    """Reduces the teacher's features; applied twice, it would reduce them further."""
+
+    def reduce_teacher(self, teacher):
+        return NetworkOutputs(features={key: value.mean(-1) for key, value in teacher.features.items()})
+
+
+def test_loss_gets_the_reduced_teacher(distiller_config):
+    pooled, whole, custom = Pooled(pairs=[(0, 0)]), Reader(pairs=[(0, 0)]), Reader(pairs=[(0, 0)])
+    custom.reduce_teacher = lambda teacher: [teacher.features[0].sum(), 'any type']
+    distiller = with_heads(distiller_config, pooled, whole, custom).eval()
+    distiller(**data_of(distiller), mode='loss')
+    features = only(whole)[1].features[0]
+    assert features.shape == (4, 32, 8, 8)
+    # Reduced once, although the result is a NetworkOutputs again.
+    assert torch.equal(only(pooled)[1].features[0], features.mean(-1))
+    assert only(custom)[1] == [features.sum(), 'any type']
+
+
+def test_a_head_called_alone_reduces_the_teacher():
+    features = torch.rand(2, 3, 4, 4)
+    outputs = NetworkOutputs(features={0: features})
+    for reduced, expected in ((False, features.mean(-1)), (True, features)):
+        head = Pooled(pairs=[(0, 0)])
+        head(outputs, outputs, reduced=reduced)
+        assert torch.equal(only(head)[1].features[0], expected)
+
+
+# Heads of mmat 0.1
+
+def test_digest_is_a_deprecated_name_of_reduce_teacher(distiller_config):
+    with pytest.warns(DeprecationWarning, match='Old.*digest.*reduce_teacher') as caught:
+
+        class Old(Reader):
+
+            def digest(self, teacher):
+                return NetworkOutputs(features={key: value.mean(-1) for key, value in teacher.features.items()})
+
+    assert len(caught) == 1 and caught[0].filename == __file__
+    head, whole = Old(pairs=[(0, 0)]), Reader(pairs=[(0, 0)])
+    distiller = with_heads(distiller_config, head, whole).eval()
+    distiller(**data_of(distiller), mode='loss')
+    assert torch.equal(only(head)[1].features[0], only(whole)[1].features[0].mean(-1))
+
+
+def test_digest_of_a_parent_is_its_reduce_teacher():
+    with pytest.warns(DeprecationWarning, match='Doubled.*digest.*reduce_teacher'):
+
+        class Doubled(ActivationATHead):
+
+            def digest(self, teacher):
+                return [2 * each for each in super().digest(teacher)]
+
+    features = torch.rand(2, 3, 4, 4)
+    outputs = NetworkOutputs(features={0: features})
+    expected, = ActivationATHead([(0, 0)]).digest(outputs)
+    torch.testing.assert_close(expected, features.square().sum(1))
+    assert torch.equal(Doubled([(0, 0)]).reduce_teacher(outputs)[0], 2 * expected)
+
+
+def test_a_head_with_both_names_uses_reduce_teacher_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+
+        class Both(Reader):
+
+            def reduce_teacher(self, teacher):
+                return 'new'
+
+            def digest(self, teacher):
+                return 'old'
+
+    assert Both().reduce_teacher(NetworkOutputs()) == 'new'
+
+
+def test_overriding_setup_without_needs_shapes_is_deprecated(distiller_config):
+    with pytest.warns(DeprecationWarning, match='Old.*setup.*needs_shapes = True') as caught:
+
+        class Old(Reader):
+
+            def setup(self, student_shapes, teacher_shapes):
+                self.shapes = student_shapes, teacher_shapes
+
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert Old.needs_shapes and not Reader.needs_shapes
+    head = Old(pairs=[(0, 2)])
+    with_heads(distiller_config, head)
+    assert head.shapes == ({0: (1, 16, 32, 32), 'backbone.group0': (1, 16, 32, 32)},
+                           {2: (1, 128, 8, 8), 'backbone.group2': (1, 128, 8, 8)})
+
+
+# Losses of a head
 
 def test_one_tensor_is_logged_under_the_heads_name(distiller_config):
     value = torch.tensor(3., requires_grad=True)
@@ -224,7 +328,7 @@ def test_one_tensor_is_logged_under_the_heads_name(distiller_config):
     assert torch.autograd.grad(result['loss_mine'], value)[0] == 4 and not result['mine'].requires_grad
 
 
-def test_several_are_logged_under_their_own(distiller_config):
+def test_several_losses_are_logged_under_their_labels(distiller_config):
     values = dict(a=torch.tensor(3.), b=torch.tensor(5.))
     distiller = with_heads(distiller_config, Reader(result=values, weight=4., name='mine')).eval()
     result = distiller(**data_of(distiller), mode='loss')
@@ -234,7 +338,7 @@ def test_several_are_logged_under_their_own(distiller_config):
     assert total == pytest.approx(result['loss_task'].item() + 32, rel=1e-6)
 
 
-def test_a_raw_value_is_not_summed_whatever_a_head_calls_it(distiller_config):
+def test_a_raw_value_is_not_summed_whatever_its_label(distiller_config):
     head = Reader(result=dict(loss_a=torch.tensor(3.)), weight=4., name='mine')
     distiller = with_heads(distiller_config, head).eval()
     result = distiller(**data_of(distiller), mode='loss')
@@ -243,14 +347,14 @@ def test_a_raw_value_is_not_summed_whatever_a_head_calls_it(distiller_config):
 
 
 def test_a_head_does_not_replace_the_students_own_loss(distiller_config):
-    with pytest.raises(ValueError, match='task'):
-        distiller = with_heads(distiller_config, Reader(name='task')).eval()
+    distiller = with_heads(distiller_config, Reader(name='task')).eval()
+    with pytest.raises(ConfigError, match="'task'.*'loss_task'"):
         distiller(**data_of(distiller), mode='loss')
 
 
 @pytest.mark.parametrize('weight', [
     dict(type='linear', initial=4.), dict(type='step', initial=4., milestones=[1], gamma=0.5)])
-def test_a_weight_that_changes_is_logged_once(weight, distiller_config):
+def test_a_scheduled_weight_is_logged_once(weight, distiller_config):
     values = dict(a=torch.tensor(3.), b=torch.tensor(5.))
     head = Reader(result=values, weight=weight, name='mine')
     distiller = with_heads(distiller_config, head).eval()
@@ -260,7 +364,7 @@ def test_a_weight_that_changes_is_logged_once(weight, distiller_config):
     assert own == {'loss_mine.a': 6, 'mine.a': 3, 'loss_mine.b': 10, 'mine.b': 5, 'mine.weight': 2}
 
 
-def test_a_head_may_say_what_its_loss_is_multiplied_by(distiller_config):
+def test_a_head_may_override_its_factor(distiller_config):
 
     class Third(Reader):
 
@@ -273,7 +377,7 @@ def test_a_head_may_say_what_its_loss_is_multiplied_by(distiller_config):
 
 
 @pytest.mark.parametrize('weight, learns', [(0., False), (2., True)])
-def test_without_a_weight_it_has_no_gradient(weight, learns, distiller_config):
+def test_with_weight_0_the_loss_has_no_gradient(weight, learns, distiller_config):
 
     class Mean(Reader):
 
@@ -298,14 +402,14 @@ def test_a_head_that_needs_no_teacher_trains_without_one(distiller_config, make_
     for log in logged:
         assert {key for key in log if 'loss' in key} == {
             'loss', 'loss_task', 'loss_entropy.right', 'loss_entropy.wrong'}
-        # Of ten classes all alike, right or wrong, which they still are about.
+        # At the start the predictions are about uniform over ten classes.
         entropy = log['entropy.right'].item() + log['entropy.wrong'].item()
         assert entropy == pytest.approx(math.log(10), rel=0.2)
         parts = log['loss_task'].item() + 0.5 * entropy
         assert log['loss'].item() == pytest.approx(parts, rel=1e-5)
 
 
-def test_what_it_computes_is_what_the_formula_says(distiller_config):
+def test_a_custom_head_matches_its_formula(distiller_config):
     distiller = MODELS.build(distiller_config(teacher=None, at_heads=[dict(type='mmat.EntropyHead')])).eval()
     data = data_of(distiller)
     plain = copy.deepcopy(distiller.student)
@@ -319,14 +423,14 @@ def test_what_it_computes_is_what_the_formula_says(distiller_config):
             distiller.student.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_two_without_a_teacher_are_numbered(distiller_config):
+def test_two_heads_without_a_teacher_are_numbered(distiller_config):
     distiller = MODELS.build(distiller_config(teacher=None, at_heads=[dict(type='mmat.EntropyHead')] * 2)).eval()
     result = distiller(**data_of(distiller), mode='loss')
     assert [key for key in result if key.startswith('loss_')] == [
         'loss_task', 'loss_entropy.right', 'loss_entropy.wrong', 'loss_entropy_2.right', 'loss_entropy_2.wrong']
 
 
-def test_beside_one_that_reads_the_teacher_it_trains_too(distiller_config):
+def test_heads_with_and_without_a_teacher_train_together(distiller_config):
     reader = Reader(teacher=('logits', ))
     distiller = with_heads(distiller_config, Reader(student=('logits', ), name='alone'), reader).eval()
     assert {'loss_alone', 'loss_at'} < set(distiller(**data_of(distiller), mode='loss'))
@@ -338,8 +442,9 @@ def test_beside_one_that_reads_the_teacher_it_trains_too(distiller_config):
 def test_a_head_that_reads_a_teacher_is_refused_without_one(options, distiller_config):
     heads = Reader(student=('logits', ), name='alone'), Reader(name='mine', **options), Reader(name='mine', **options)
     assert [head.needs_teacher for head in heads] == [False, True, True]
-    with pytest.raises(ValueError, match=r"\['mine', 'mine_2'\] read a teacher, but the distiller has none"):
+    with pytest.raises(ConfigError, match="'mine'.*teacher=dict") as error:
         with_heads(distiller_config, *heads, teacher=None)
+    assert "'alone'" not in str(error.value)
 
 
 # Names
@@ -348,7 +453,7 @@ def test_a_head_that_reads_a_teacher_is_refused_without_one(options, distiller_c
     (['at'], ['at']),
     (['at', 'at', 'at'], ['at', 'at_2', 'at_3']),
     (['at', 'mine', 'at'], ['at', 'mine', 'at_2']),
-    # A number that a user gave stays his.
+    # A number of the user is kept.
     (['at', 'at_2', 'at'], ['at', 'at_2', 'at_3']),
     (['at', 'at', 'at_2'], ['at', 'at_3', 'at_2']),
     (['at_2', 'at_2', 'at', 'at'], ['at_2', 'at_2_2', 'at', 'at_3']),
@@ -364,7 +469,7 @@ def test_names_are_numbered(names, expected, distiller_config):
 
 
 def test_a_name_that_mmengine_would_sum_is_refused():
-    with pytest.raises(ValueError, match="must not contain 'loss', got 'my_loss'"):
+    with pytest.raises(ConfigError, match="'loss'.*got 'my_loss'"):
         Reader(name='my_loss')
 
 
@@ -379,21 +484,24 @@ def test_setup_gets_the_shapes_of_its_layers_once(distiller_config, network_conf
     calls = []
 
     class Sized(Reader):
+        needs_shapes = True
 
         def setup(self, student_shapes, teacher_shapes):
             calls.append((student_shapes, teacher_shapes))
 
     teacher = dict(model=network_config(widen_factor=2), checkpoint='nowhere.pth')
     with_heads(distiller_config, Sized(pairs=[(0, 2), (2, 1)]), Reader(pairs=[(1, 1)]), teacher=teacher)
-    # For one CIFAR image.
-    assert calls == [({'backbone.group0': (1, 16, 32, 32), 'backbone.group2': (1, 64, 8, 8)},
-                      {'backbone.group2': (1, 128, 8, 8), 'backbone.group1': (1, 64, 16, 16)})]
+    # For one CIFAR image, by layer as configured and by path.
+    assert calls == [(
+        dict.fromkeys((0, 'backbone.group0'), (1, 16, 32, 32)) | dict.fromkeys((2, 'backbone.group2'), (1, 64, 8, 8)),
+        dict.fromkeys((2, 'backbone.group2'), (1, 128, 8, 8)) | dict.fromkeys((1, 'backbone.group1'), (1, 64, 16, 16)))]
 
 
 def test_setup_of_a_head_without_a_teacher_gets_none(distiller_config):
     calls = []
 
     class Sized(Reader):
+        needs_shapes = True
 
         def setup(self, student_shapes, teacher_shapes):
             calls.append((student_shapes, teacher_shapes))

@@ -94,14 +94,14 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        # Heads written for mmat 0.1.
+        # Heads written for mmat 0.1. Stack level 3 is the class statement, below ABCMeta.
         if 'reduce_teacher' in vars(cls):
             cls.digest = cls.reduce_teacher
         elif 'digest' in vars(cls):
-            warnings.warn(f'{cls.__name__}.digest is deprecated; rename it reduce_teacher.', DeprecationWarning, 2)
+            warnings.warn(f'{cls.__name__}.digest is deprecated; rename it reduce_teacher.', DeprecationWarning, 3)
             cls.reduce_teacher = cls.digest
         if 'setup' in vars(cls) and not cls.needs_shapes:
-            warnings.warn(f'{cls.__name__} overrides setup; declare needs_shapes = True.', DeprecationWarning, 2)
+            warnings.warn(f'{cls.__name__} overrides setup; declare needs_shapes = True.', DeprecationWarning, 3)
             cls.needs_shapes = True
 
     def __init__(self,
