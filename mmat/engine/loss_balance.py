@@ -8,6 +8,7 @@ from torch import Tensor
 class LossBalance:
     """Compare each head's weighted loss with the student's own loss, averaged over a number of iterations.
 
+    The student's own loss is taken before the weight that soft targets leave it (``task`` in the log).
     Sums stay on the device of the losses; they are read once an interval.
 
     Args:
@@ -37,7 +38,8 @@ class LossBalance:
             return []
         heads = [sum((value for key, value in losses.items() if key.split('.')[0] == f'loss_{head}'),
                      torch.zeros_like(total)) for head in self.heads]
-        values = torch.stack([*heads, total - sum(heads)]).detach().double()
+        task = losses['task'] if isinstance(losses.get('task'), Tensor) else total - sum(heads)
+        values = torch.stack([*heads, task]).detach().double()
         self._sums = values if self._sums is None else self._sums + values
         self._count += 1
         if self._count < self.interval:
