@@ -9,10 +9,10 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmat.apis.launch import SettingsAction, merge_options
+from mmat.apis.launch import SettingsAction
+from mmat.apis.launch import read_config as read_config_file
 from mmat.engine import AtomicBackend
 from mmat.errors import UserError
-from mmat.utils.zoo import find_config
 
 FIGURE_SUFFIXES = ('.png', '.pdf', '.svg')
 
@@ -29,10 +29,9 @@ def read_config(args: argparse.Namespace) -> Config:
 
     Raises:
         MissingFileError: No such config.
-        ConfigError: An option does not fit the config.
+        ConfigError: The config has a syntax error or an unknown key, or an option does not fit it.
     """
-    config = Config.fromfile(find_config(args.config))
-    merge_options(config, args.cfg_options)
+    config = read_config_file(args.config, args.cfg_options)
     init_default_scope(config.get('default_scope') or 'mmpretrain')
     return config
 

@@ -82,7 +82,7 @@ def config(model, **kwargs):
 @pytest.mark.parametrize('given, expected', [
     (None, 'mmat.AutocastOptimWrapper'),
     ('OptimWrapper', 'mmat.AutocastOptimWrapper'),
-    # Whoever names another means it.
+    # A config that names another keeps it.
     ('AmpOptimWrapper', 'AmpOptimWrapper'),
     ('mmat.AutocastOptimWrapper', 'mmat.AutocastOptimWrapper'),
 ])
@@ -162,7 +162,7 @@ def test_a_launcher_that_did_not_launch(launcher, variable, monkeypatch):
     ('slurm', ['SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID']),
     ('mpi', ['OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK']),
 ])
-def test_each_launcher_tells_the_rank_its_way(launcher, names, monkeypatch):
+def test_the_rank_is_read_from_each_launchers_variables(launcher, names, monkeypatch):
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.setenv(name, '')
         monkeypatch.delenv(name)

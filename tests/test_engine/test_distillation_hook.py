@@ -11,7 +11,7 @@ VALIDATE = {'default_hooks.distillation.validate_teacher': True}
 
 @METRICS.register_module(force=True)
 class FixedAccuracy(BaseMetric):
-    """Says what it is told to, and counts who it is asked about."""
+    """Predicts a fixed class, and counts its predictions."""
 
     def __init__(self, value):
         super().__init__()
