@@ -2,6 +2,7 @@
 from collections import OrderedDict
 from typing import Sequence
 
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -137,7 +138,7 @@ class AttentionVGG(BaseModule):
         return tuple(f'{"block" if self.position == "before_pool" else "pool"}{index}' for index in range(3))
 
     def forward(self, x: Tensor) -> tuple:
-        if min(x.shape[-2:]) < self.min_size:
+        if not torch.jit.is_tracing() and min(x.shape[-2:]) < self.min_size:
             raise UserError(f'This AttentionVGG needs images of at least {self.min_size} pixels on each side, got '
                             f'{tuple(x.shape[-2:])}.')
         outs = []

@@ -2,6 +2,7 @@
 from collections import OrderedDict
 from typing import Sequence
 
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -70,7 +71,7 @@ class CIFARVGG(BaseModule):
 
     def forward(self, x: Tensor) -> tuple:
         size = min(x.shape[-2:])
-        if size < 8:
+        if not torch.jit.is_tracing() and size < 8:
             raise UserError(f'CIFARVGG needs images of at least 8 pixels on each side, got {tuple(x.shape[-2:])}.')
         pooled = 4 if size >= 64 else 3
         outs = []

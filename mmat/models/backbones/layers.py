@@ -2,6 +2,7 @@
 from collections import OrderedDict
 from typing import Sequence, Tuple
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -32,9 +33,9 @@ def average_gradient(x: Tensor, count: int) -> Tensor:
 
     Args:
         x (Tensor): Any shape. Each of ``count`` branches reads the result.
-        count (int): Number of branches. Below 2, ``x`` is returned.
+        count (int): Number of branches. Below 2, and in a trace, ``x`` is returned.
     """
-    if count < 2 or not x.requires_grad:
+    if count < 2 or not x.requires_grad or torch.jit.is_tracing():
         return x
     x = x.view_as(x)
     x.register_hook(lambda gradient: gradient / count)

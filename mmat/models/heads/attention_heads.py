@@ -53,7 +53,8 @@ class ConcatClsHead(LinearClsHead):
 
     def pre_logits(self, feats: Tuple[Tensor, ...]) -> Tensor:
         """Return the input of the classifier, shape (N, sum of in_channels)."""
-        if tuple(each.shape[1:] for each in feats) != tuple((width, ) for width in self.widths):
+        if not torch.jit.is_tracing() and tuple(each.shape[1:] for each in feats) != tuple(
+                (width, ) for width in self.widths):
             raise ConfigError(f'{type(self).__name__} needs one vector for each of {self.widths} channels, got '
                               f'{[tuple(each.shape) for each in feats]}.')
         return self.transform(torch.cat(tuple(feats), dim=1))
@@ -87,4 +88,4 @@ class IndependentClsHead(ConcatClsHead):
         if self.combine == 'sum':
             return logits.sum(dim=0)
         # Softmax and cross-entropy of these logits are those of the mean probability.
-        return F.log_softmax(at_least_float32(logits), dim=-1).logsumexp(dim=0) - math.log(len(logits))
+        return F.log_softmax(at_least_float32(logits), dim=-1).logsumexp(dim=0) - math.log(len(self.widths))

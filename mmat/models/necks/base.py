@@ -2,6 +2,7 @@
 from abc import ABCMeta, abstractmethod
 from typing import Sequence, Tuple
 
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -71,20 +72,24 @@ class BaseAttentionNeck(BaseModule, metaclass=ABCMeta):
         return self.in_channels
 
     def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        if not torch.jit.is_tracing():  # traced sizes are tensors, and a traced check would be a warning
+            self._check_shapes(inputs)
+        pooled = []
+        for level, local in enumerate(inputs[:len(self.in_channels)]):
+            local, scores = self.score(level, local, inputs[-1])
+            pooled.append(attend(local, self.maps[level](scores), self.normalization))
+        return tuple(pooled)
+
+    def _check_shapes(self, inputs: Sequence[Tensor]) -> None:
         levels = len(self.in_channels)
         shapes = [tuple(each.shape) for each in inputs]
         if (len(inputs) not in (levels, levels + 1) or any(len(shape) != 4 for shape in shapes[:levels])
                 or tuple(shape[1] for shape in shapes[:levels]) != self.in_channels or len(shapes[-1]) not in (2, 4)
-                or shapes[-1][1] != self.global_channels or len({shape[0] for shape in shapes}) != 1):
+                or shapes[-1][1] != self.global_channels or any(shape[0] != shapes[0][0] for shape in shapes)):
             raise ConfigError(
                 f'{type(self).__name__} needs local features (N, C, H, W) of {self.in_channels} channels and a global '
                 f'feature of {self.global_channels} channels (by default the last local one), got {shapes}. Check '
                 'out_indices of the backbone.')
-        pooled = []
-        for level, local in enumerate(inputs[:levels]):
-            local, scores = self.score(level, local, inputs[-1])
-            pooled.append(attend(local, self.maps[level](scores), self.normalization))
-        return tuple(pooled)
 
     @abstractmethod
     def score(self, level: int, local: Tensor, descriptor: Tensor) -> Tuple[Tensor, Tensor]:

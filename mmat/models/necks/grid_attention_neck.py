@@ -1,6 +1,7 @@
 """Attention gates (Schlemper et al., "Attention Gated Networks", 2018, arXiv 1808.08114, section 3)."""
 from typing import Sequence, Tuple
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,6 +50,7 @@ class GridAttentionNeck(BaseAttentionNeck):
         gate = descriptor if descriptor.dim() == 4 else descriptor[:, :, None, None]
         # Convolve before resizing: cheaper, and equal because the two operations commute.
         gate = self.gate_convs[level](gate)
-        if gate.shape[-2:] not in (local.shape[-2:], (1, 1)):
+        # A trace always resizes, so that it holds for images of other sizes.
+        if torch.jit.is_tracing() or gate.shape[-2:] not in (local.shape[-2:], (1, 1)):
             gate = F.interpolate(gate, local.shape[-2:], mode='bilinear', align_corners=False)
         return local, self.scores[level](F.relu(self.local_convs[level](local) + gate)).squeeze(1)
