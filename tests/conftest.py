@@ -4,15 +4,15 @@ import itertools
 import logging
 import os
 
-# The bits of the CPU are what is tested. With CUDA_VISIBLE_DEVICES set, the tests run on that GPU all the same.
+# Test on the CPU, unless CUDA_VISIBLE_DEVICES is set.
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')
-# Networks this small gain nothing from threads, which on a busy machine wait for each other.
+# Threads do not speed up networks this small.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-# The checks that tests share say as much when they fail as those in the tests.
+# Shared checks fail with as much detail as assertions in tests.
 pytest.register_assert_rewrite('backbone_checks')
 
 DIGITS = dict(
@@ -21,7 +21,7 @@ DIGITS = dict(
 
 
 def network_config(widen_factor=1, mean=77.7, std=81.1, **kwargs):
-    """WRN-10-k with augmentation, as a config."""
+    """Return the config of a WRN-10-k with augmentation."""
     return dict(
         type='mmpretrain.ImageClassifier',
         data_preprocessor=dict(
@@ -33,7 +33,7 @@ def network_config(widen_factor=1, mean=77.7, std=81.1, **kwargs):
 
 
 def pytest_collection_finish():
-    """What has been imported by now is no garbage, but looking through it for some takes a fifth of the time."""
+    """Exclude imported modules from garbage collection, which would take a fifth of the time."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
@@ -44,7 +44,7 @@ def pytest_unconfigure():
 
 @pytest.fixture(autouse=True)
 def no_scope_from_an_earlier_test():
-    """A Runner leaves its default scope behind, in which types without a prefix are then looked for."""
+    """Remove the default scope of a Runner, which would affect types without a prefix in later tests."""
     yield
     from mmengine.registry import DefaultScope
     DefaultScope._instance_dict.clear()
@@ -57,7 +57,7 @@ def network_config_fixture():
 
 @pytest.fixture(scope='session')
 def attention_config():
-    """Makes configs of WRN-10-k whose last two stages are pooled under attention that it learns, with dropout."""
+    """Return a function that makes configs of WRN-10-k with a spatial attention neck on the last two stages."""
 
     def make(widen_factor=1, **kwargs):
         widths = (32 * widen_factor, 64 * widen_factor)
@@ -72,7 +72,7 @@ def attention_config():
 
 @pytest.fixture(scope='session')
 def teacher_file(tmp_path_factory):
-    """A checkpoint of an untrained WRN-10-2."""
+    """Return the path of a checkpoint of an untrained WRN-10-2."""
     from mmat.models import build_network
     torch.manual_seed(7)
     network = build_network(network_config(widen_factor=2))
@@ -84,7 +84,10 @@ def teacher_file(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def distiller_config(teacher_file):
-    """Makes configs of WRN-10-1 under WRN-10-2; keywords change the distiller, ``head`` its only head."""
+    """Return a function that makes configs of WRN-10-1 under WRN-10-2.
+
+    Its keywords change the distiller; ``head`` changes the distiller's only head.
+    """
 
     def make(head=None, **kwargs):
         head = {**dict(type='mmat.ActivationATHead', pairs=[(0, 0), (1, 1), (2, 2)], weight=100.), **(head or {})}
@@ -101,13 +104,13 @@ _runs = itertools.count()
 
 @pytest.fixture
 def make_runner(tmp_path, monkeypatch):
-    """Makes Runners that train on 64 digits of 8x8 pixels, two steps an epoch, in well under a second.
+    """Return a function that makes Runners. They train on 64 digits of 8x8 pixels, two steps an epoch.
 
     Making one sets the seed and training it draws from it: train one before making the next.
     ``runner.log`` holds what the run logs, by level: a list of ``(levelname, message)``.
     """
 
-    # mmengine writes the config into every checkpoint; laying it out nicely takes longer than the training.
+    # mmengine writes the formatted config into every checkpoint; formatting it takes longer than the training.
     monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
 
     def make(model, work_dir='run', epochs=2, seed=0, validate=False, **settings):
@@ -115,7 +118,7 @@ def make_runner(tmp_path, monkeypatch):
         from mmengine.runner import Runner
         config = dict(
             model=model, work_dir=str(tmp_path / work_dir), default_scope='mmengine', log_level='CRITICAL',
-            # mmengine's loggers and message hubs live by this name, and outlive their run.
+            # mmengine keeps loggers and message hubs by this name after a run.
             experiment_name=f'run_{next(_runs)}', randomness=dict(seed=seed),
             train_dataloader=DIGITS, train_cfg=dict(by_epoch=True, max_epochs=epochs, val_interval=1),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)),
@@ -130,7 +133,7 @@ def make_runner(tmp_path, monkeypatch):
                 val_dataloader={**DIGITS, 'dataset': dataset, 'sampler': dict(type='DefaultSampler', shuffle=False)},
                 val_evaluator=dict(type='mmpretrain.Accuracy'), val_cfg=dict())
         config = Config(config)
-        # It takes `_delete_` out of what it is given.
+        # merge_from_dict removes `_delete_` from its argument.
         config.merge_from_dict(copy.deepcopy(settings))
         runner = Runner.from_cfg(config)
         runner.log = []

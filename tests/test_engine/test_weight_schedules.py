@@ -105,7 +105,7 @@ def test_each_step_of_a_run_has_the_weight_of_the_formula(weight, expected, dist
         assert runner.message_hub.get_scalar('train/at.weight').data[0].tolist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_heads_have_schedules_of_their_own(distiller_config, make_runner):
+def test_each_head_has_its_schedule(distiller_config, make_runner):
     heads = [at(LINEAR), at(5.), at(dict(type='step', initial=8., milestones=[1], gamma=0.5), name='mine')]
     runner, seen = watched(make_runner(distiller_config(at_heads=heads)))
     logged = []
@@ -210,7 +210,7 @@ def test_a_run_stopped_and_resumed_gives_the_bits_of_one_never_stopped(head, dis
     stopped.register_hook(StopBeforeEpoch(1))
     with pytest.raises(Stop):
         stopped.train()
-    resumed, second = watched(make_runner(config, 'stopped', epochs=3, seed=1, resume=True))
+    resumed, second = watched(make_runner(config, 'stopped', epochs=3, resume=True))
     resumed.train()
     assert len(first) == 2 and len(second) == 4 and first + second == seen
     assert len(set(map(tuple, seen))) > 1
@@ -235,7 +235,7 @@ def test_a_run_by_iterations_resumes_to_the_bit(distiller_config, make_runner):
     config = distiller_config(at_heads=[at(dict(LINEAR, by_epoch=False))])
     straight, seen = watched(make_runner(config, 'straight', **BY_ITERATION))
     straight.train()
-    resumed, rest = watched(make_runner(config, 'resumed', seed=1, resume=True,
+    resumed, rest = watched(make_runner(config, 'resumed', resume=True,
                                         load_from=f'{straight.work_dir}/iter_2.pth', **BY_ITERATION))
     resumed.train()
     assert rest == seen[2:] == [[50], [35]]
@@ -272,31 +272,36 @@ def resume(weights, epochs, distiller_config, make_runner):
     return runner, [weight for weight, in seen]
 
 
-@pytest.mark.parametrize('there, here, epochs', [
-    (LINEAR, dict(LINEAR, initial=90.), (2, 2)),
-    (LINEAR, dict(LINEAR, final=10.), (2, 2)),
-    (LINEAR, dict(LINEAR, begin=1), (2, 2)),
-    (LINEAR, dict(LINEAR, end=1), (2, 2)),
-    (LINEAR, dict(LINEAR, by_epoch=False), (2, 2)),
-    (LINEAR, dict(LINEAR, type='cosine'), (2, 2)),
-    (STEP, dict(STEP, gamma=0.1), (2, 2)),
-    (STEP, dict(STEP, milestones=[1]), (2, 2)),
-    (EXPONENTIAL, dict(EXPONENTIAL, gamma=0.6), (2, 2)),
+@pytest.mark.parametrize('there, here, epochs, option, values', [
+    (LINEAR, dict(LINEAR, initial=90.), (2, 2), 'initial', (80., 90.)),
+    (LINEAR, dict(LINEAR, final=10.), (2, 2), 'final', (20., 10.)),
+    (LINEAR, dict(LINEAR, begin=1), (2, 2), 'begin', (0, 1)),
+    (LINEAR, dict(LINEAR, end=1), (2, 2), 'end', (2, 1)),
+    (LINEAR, dict(LINEAR, by_epoch=False), (2, 2), 'by_epoch', (True, False)),
+    (LINEAR, dict(LINEAR, type='cosine'), (2, 2), 'type', ('linear', 'cosine')),
+    (STEP, dict(STEP, gamma=0.1), (2, 2), 'gamma', (0.5, 0.1)),
+    (STEP, dict(STEP, milestones=[1]), (2, 2), 'milestones', ([1, 3], [1])),
+    (EXPONENTIAL, dict(EXPONENTIAL, gamma=0.6), (2, 2), 'gamma', (0.5, 0.6)),
     # To or from a constant.
-    (LINEAR, 80., (2, 2)),
-    (80., LINEAR, (2, 2)),
-    (LINEAR, dict(type='constant', initial=80.), (2, 2)),
-    # It would end elsewhere.
-    (LINEAR, LINEAR, (2, 3)),
-    (LINEAR, LINEAR, (3, 2)),
-    (dict(LINEAR, by_epoch=False), dict(LINEAR, by_epoch=False), (2, 3)),
-    (dict(type='cosine', initial=80.), dict(type='cosine', initial=80.), (2, 3)),
-    (dict(LINEAR, end=2), LINEAR, (2, 3)),
+    (LINEAR, 80., (2, 2), 'type', ('linear', 'none')),
+    (80., LINEAR, (2, 2), 'type', ('none', 'linear')),
+    (LINEAR, dict(type='constant', initial=80.), (2, 2), 'type', ('linear', 'none')),
+    # Another end.
+    (LINEAR, LINEAR, (2, 3), 'end', (2, 3)),
+    (LINEAR, LINEAR, (3, 2), 'end', (3, 2)),
+    (dict(LINEAR, by_epoch=False), dict(LINEAR, by_epoch=False), (2, 3), 'end', (2, 3)),
+    (dict(type='cosine', initial=80.), dict(type='cosine', initial=80.), (2, 3), 'end', (2, 3)),
+    (dict(LINEAR, end=2), LINEAR, (2, 3), 'end', (2, 3)),
 ])
-def test_resuming_with_another_schedule_is_refused(there, here, epochs, distiller_config, make_runner):
+def test_resuming_with_another_schedule_is_refused(there, here, epochs, option, values, distiller_config, make_runner):
     with pytest.raises(CheckpointError, match='load_from') as error:
         resume((there, here), epochs, distiller_config, make_runner)
-    assert '\n' not in str(error.value)
+    message = str(error.value)
+    assert '\n' not in message
+    # The only option that differs, with its saved and its current value.
+    difference = message.split('at.')
+    assert len(difference) == 2 and difference[1].startswith(option)
+    assert difference[1].index(f' {values[0]}') < difference[1].rindex(f' {values[1]}')
 
 
 @pytest.mark.parametrize('there, here, epochs, expected', [

@@ -351,7 +351,7 @@ def test_parameters_of_heads_are_trained_and_resumed_but_not_in_the_state_dict(d
     checkpoint = checkpoint_of(runner)
     assert not any(value.shape == weight.shape for value in checkpoint['state_dict'].values())
 
-    resumed = make_runner(config, seed=1, resume=True, load_from=f'{runner.work_dir}/epoch_1.pth')
+    resumed = make_runner(config, resume=True, load_from=f'{runner.work_dir}/epoch_1.pth')
     resumed.train()
     assert resumed.iter == runner.iter == 4
     assert torch.equal(resumed.model.at_heads[0].project.weight, weight)
@@ -411,7 +411,7 @@ def test_an_ema_run_resumes_bit_identically(distiller_config, make_runner):
     runner = make_runner(config, validate=True, **EMA)
     runner.train()
     straight = checkpoint_of(runner)
-    resumed = make_runner(config, seed=1, validate=True, resume=True,
+    resumed = make_runner(config, validate=True, resume=True,
                           load_from=f'{runner.work_dir}/epoch_1.pth', **EMA)
     resumed.train()
     checkpoint = checkpoint_of(resumed)

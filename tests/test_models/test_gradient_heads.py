@@ -514,7 +514,7 @@ def test_a_training_differs_from_the_baseline_and_resumes_bit_identically(
     baseline = make_runner(network_config(), 'alone').train().state_dict()
     assert all(value.isfinite().all() for value in state.values())
     assert not torch.equal(state['backbone.conv0.weight'], baseline['backbone.conv0.weight'])
-    resumed = make_runner(config, 'again', seed=1, resume=True, load_from=f'{runner.work_dir}/epoch_1.pth')
+    resumed = make_runner(config, 'again', resume=True, load_from=f'{runner.work_dir}/epoch_1.pth')
     same_values(resumed.train().state_dict(), state, 0, 0)
 
 
