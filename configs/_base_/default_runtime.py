@@ -11,7 +11,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Averages the running statistics of BN over processes before they are saved.
     sync_buffers=dict(type='SyncBuffersHook'),
-    # Raises an error if the network and the dataset differ in their number of classes.
+    # Raises an error if datasets, network or checkpoints differ in their classes, or a data loader is empty.
     class_count=dict(type='mmat.ClassCountHook'),
     # Loads and validates the teacher and updates scheduled head weights. Does nothing without a distiller.
     distillation=dict(type='mmat.DistillationHook'),

@@ -78,11 +78,4 @@ def load_pretrained(network: nn.Module, pretrained: Union[str, os.PathLike]) -> 
     Raises:
         MissingFileError, FileError, CheckpointError: See :func:`get_model`.
     """
-    checkpoint = load_weights(network, pretrained)
-    meta = checkpoint.get('meta')
-    meta = meta if isinstance(meta, dict) else {}
-    # mmpretrain 1.x has dataset_meta, 0.x has CLASSES.
-    dataset_meta = meta.get('dataset_meta')
-    classes = dataset_meta.get('classes') if isinstance(dataset_meta, dict) else meta.get('CLASSES')
-    if classes:
-        network._dataset_meta = dict(classes=classes)
+    load_weights(network, pretrained)

@@ -1,4 +1,5 @@
 """Labels of a batch and names of classes."""
+from itertools import zip_longest
 from typing import List, Optional, Sequence
 
 import torch
@@ -26,6 +27,36 @@ def read_targets(data_samples: list) -> Tensor:
 def class_names(dataset) -> Optional[Sequence[str]]:
     """Return the class names of a dataset by label, or None if it has none."""
     return (getattr(dataset, 'metainfo', None) or {}).get('classes')
+
+
+def compare_classes(expected: Optional[Sequence[str]], found: Optional[Sequence[str]], where: str) -> str:
+    """Describe how class names, by label, differ from the expected ones.
+
+    Args:
+        expected (Sequence[str], optional): Class names by label.
+        found (Sequence[str], optional): Class names by label.
+        where (str): The place of ``found``, for the description.
+
+    Returns:
+        str: Such as ``"missing in val_dataloader: 'bee'; unknown in val_dataloader: 'dog'"``; empty if the names are
+        equal or one side is unknown.
+    """
+    if expected is None or found is None or not len(expected) or not len(found):
+        return ''
+    expected, found = list(map(str, expected)), list(map(str, found))
+    parts = [f'{kind} in {where}: {", ".join(map(repr, names[:5]))}' + f' and {len(names) - 5} more' * (len(names) > 5)
+             for kind, names in (('missing', _difference(expected, found)), ('unknown', _difference(found, expected)))
+             if names]
+    if not parts and expected != found:
+        label, names = next((label, pair) for label, pair in enumerate(zip_longest(expected, found))
+                            if pair[0] != pair[1])
+        parts = [f'another order in {where}: label {label} is {names[1]!r}, expected {names[0]!r}']
+    return '; '.join(parts)
+
+
+def _difference(names: List[str], others: List[str]) -> List[str]:
+    others = set(others)
+    return [name for name in names if name not in others]
 
 
 def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:

@@ -2,7 +2,7 @@
 import pickle
 import re
 from pathlib import Path
-from typing import List, Union
+from typing import List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
@@ -144,8 +144,19 @@ def strip_module_prefix(state: dict) -> dict:
     return {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
 
 
+def checkpoint_classes(checkpoint: dict) -> Optional[Sequence[str]]:
+    """Return the class names of a checkpoint by label, or None if it has none."""
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    # mmpretrain 1.x has dataset_meta, 0.x has CLASSES.
+    dataset_meta = meta.get('dataset_meta')
+    return (dataset_meta.get('classes') if isinstance(dataset_meta, dict) else meta.get('CLASSES')) or None
+
+
 def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
     """Load a checkpoint's weights into ``model``. All keys must match.
+
+    The class names of the checkpoint, if any, become ``model._dataset_meta['classes']``.
 
     Args:
         model (nn.Module): The network, or its distributed wrapper.
@@ -164,6 +175,9 @@ def load_weights(model: nn.Module, path: Union[str, Path]) -> dict:
         raise CheckpointError(f'Checkpoint {str(path)!r} holds no state dict. Expected weights by name, under '
                               "'state_dict' or at the top level.")
     load_state(model, strip_module_prefix(state), f'Checkpoint {str(path)!r}')
+    classes = checkpoint_classes(checkpoint)
+    if classes:
+        unwrap(model)._dataset_meta = dict(classes=classes)
     return checkpoint
 
 

@@ -8,10 +8,12 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmat.errors import CheckpointError
+from mmat.errors import CheckpointError, ConfigError
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import strip_module_prefix, unwrap
 from mmat.utils.rng import get_rng_state, set_rng_state
+
+from ..resume_checks import compare_settings
 
 
 @HOOKS.register_module()
@@ -26,16 +28,19 @@ class CheckpointHook(MMEngineCheckpointHook):
       position of the data order, and the preprocessor's random stream if it has one. A run resumed at the end of an
       epoch gives the same bits as an uninterrupted one. For this, random states are restored after validation.
 
-    ``load_from`` is refused if fewer than half of the model's weights match. Resuming with another ``param_scheduler``
-    is refused, because mmengine would silently continue with the saved one. More epochs are allowed if the schedule
-    does not depend on their number.
+    ``load_from`` is refused if fewer than half of the model's weights match, resuming if any does not.
+
+    Resuming with another ``param_scheduler``, optimizer or seed is refused, because mmengine would silently continue
+    with the saved one. More epochs are allowed if the schedule does not depend on their number. Every other setting
+    that changes the run, such as the batch size, is logged as a warning.
 
     Args:
         args, kwargs: Arguments of mmengine's CheckpointHook. Set ``max_keep_ckpts`` to at least 2: the oldest
             checkpoint is deleted before the newest is written.
 
     Raises:
-        CheckpointError: When training starts, ``load_from`` or the ``param_scheduler`` is refused.
+        CheckpointError: When training starts, the weights or the ``param_scheduler`` are refused.
+        ConfigError: When training starts, another optimizer or seed is refused.
     """
 
     def __init__(self, *args, backend_args: Optional[dict] = None, **kwargs):
@@ -43,6 +48,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._rng_states = []
         self._resumed = None
         self._missed_steps = []
+        self._changes = []
         self._before_val = None
 
     # Saving
@@ -67,18 +73,30 @@ class CheckpointHook(MMEngineCheckpointHook):
     # Resuming
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        _check_weights(runner, checkpoint)
         if not runner._resume:
-            _check_load_from(runner, checkpoint)
             return
         self._resumed = checkpoint
         # mmengine would run it as Python code. mmat's own checkpoints have none.
         checkpoint['meta'].pop('config', None)
         self._missed_steps = _extend_schedulers(runner.param_schedulers or [], checkpoint.get('param_schedulers', []))
+        differences = compare_settings(runner, checkpoint)
+        if differences is None:
+            runner.logger.info('The checkpoint to resume has no config, so its settings are not compared.')
+            return
+        restored, self._changes = differences
+        if restored:
+            raise ConfigError('Resuming restores the optimizer and the random states of the checkpoint, so these '
+                              f'settings would have no effect: {"; ".join(restored)}. Resume with the same settings, '
+                              'or start a new run from its weights with load_from.')
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
         if self._resumed is None:
             return
+        # Not earlier: other hooks may refuse the checkpoint.
+        for change in self._changes:
+            runner.logger.warning(f'Resuming with another setting: {change} in the checkpoint.')
         for scheduler, count in self._missed_steps:
             for _ in range(count):
                 scheduler.step()
@@ -127,15 +145,17 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().after_val_epoch(runner, metrics)
 
 
-def _check_load_from(runner, checkpoint: dict) -> None:
+def _check_weights(runner, checkpoint: dict) -> None:
     """Refuse weights of another network. mmengine only warns, however few match."""
     model = unwrap(runner.model)
     own, state = model.state_dict(), strip_module_prefix(checkpoint.get('state_dict', checkpoint))
     unfit = [key for key, value in own.items() if getattr(state.get(key), 'shape', None) != value.shape]
-    if 2 * len(unfit) > len(own):
-        raise CheckpointError(f'load_from {runner._load_from!r} holds weights of another network: '
-                              f'{len(own) - len(unfit)} of {len(own)} weights of {type(model).__name__} match in name '
-                              f'and shape. Missing: {", ".join(unfit[:3])}, ...')
+    other = [*unfit, *(state.keys() - own.keys())]
+    if other if runner._resume else 2 * len(unfit) > len(own):
+        source = 'The checkpoint to resume' if runner._resume else f'load_from {runner._load_from!r}'
+        raise CheckpointError(f'{source} holds weights of another network: {len(own) - len(unfit)} of {len(own)} '
+                              f'weights of {type(model).__name__} match in name and shape. Different: '
+                              f'{", ".join(other[:3])}{", ..." * (len(other) > 3)}')
 
 
 # Entries of a scheduler's state that change during a run. The others come from the config.

@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mmat.errors import CheckpointError, ConfigError, LayerError, MissingFileError
+from mmat.errors import CheckpointError, ConfigError, LayerError, MissingFileError, did_you_mean
 from mmat.utils.checkpoint import find_checkpoint, load_weights
 from mmat.utils.rng import preserve_rng_state
 from mmat.utils.zoo import find_weights
@@ -70,6 +70,13 @@ class Teacher:
     def from_config(cls, teacher: Union[dict, str, nn.Module], name: str = 'teacher') -> 'Teacher':
         """Create a teacher of a distiller's config: a dict of this class's arguments, or ``model`` alone."""
         arguments = dict(teacher) if isinstance(teacher, dict) and 'type' not in teacher else dict(model=teacher)
+        for key in arguments:
+            if key not in ('model', 'checkpoint', 'input_size'):
+                raise ConfigError(f'A teacher has no option {key!r}.' +
+                                  (did_you_mean(key, ('model', 'checkpoint', 'input_size')) or
+                                   ' Its options are model, checkpoint and input_size.'))
+        if 'model' not in arguments:
+            raise ConfigError(f"A teacher needs 'model', got {sorted(arguments)}.")
         return cls(**arguments, name=name)
 
     of = from_config  # name in mmat 0.1
@@ -129,6 +136,11 @@ class Teacher:
             self._network = network.requires_grad_(False)
         # A hook may have put a shared network back in train mode.
         return self._network.eval()
+
+    @property
+    def classes(self) -> Optional[Sequence[str]]:
+        """Class names of the network's predictions, by label; None if its checkpoint has none. Builds the network."""
+        return (getattr(self.network, '_dataset_meta', None) or {}).get('classes')
 
     def move_to(self, student: nn.Module) -> None:
         """Move the network to the student's device and floating point type."""
