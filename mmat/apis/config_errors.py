@@ -1,5 +1,6 @@
 """Checks of a config before a run, and one-line messages for the errors that mmengine raises for a wrong config."""
 import inspect
+import logging
 import re
 import traceback
 from types import FrameType
@@ -77,8 +78,17 @@ def check_settings(config: Config, mode: str) -> None:
                               ('' if key in config else did_you_mean(key, config, cutoff=0.7)))
     for key in ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg',
                 'optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'):
-        if not isinstance(config.get(key) or {}, dict):
-            raise ConfigError(f'{key!r} must be a dict, got {config[key]!r}.')
+        value = config.get(key, {})
+        if not isinstance(value, dict) and (value is not None or key in ('env_cfg', 'randomness')):
+            raise ConfigError(f'{key!r} must be a dict, got {value!r}.')
+    for key in config.get('randomness', {}):
+        names = [name for name in inspect.signature(Runner.set_randomness).parameters if name != 'self']
+        if key not in names:
+            raise ConfigError(f"'randomness' has no option {key!r}." + did_you_mean(key, names))
+    level = config.get('log_level', 'INFO')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        levels = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
+        raise ConfigError(f'Unknown log_level {level!r}.' + did_you_mean(level, levels))
     validation = {key: config.get(key) is not None for key in ('val_dataloader', 'val_cfg', 'val_evaluator')}
     if len(set(validation.values())) > 1:
         missing = [key for key, is_set in validation.items() if not is_set]
@@ -88,6 +98,8 @@ def check_settings(config: Config, mode: str) -> None:
         for part in ('dataset', 'sampler') if config.get(key) else ():
             if config[key].get(part) is None and not (part == 'sampler' and config[key].get('batch_sampler')):
                 raise ConfigError(f'{key!r} has no {part!r}.' + did_you_mean(part, config[key]))
+        if config.get(key) and 'collate_fn' in config[key]:
+            _check_function(config[key].collate_fn, f'{key}.collate_fn')
     if mode == 'train' and 'optimizer' not in config.optim_wrapper and 'constructor' not in config.optim_wrapper:
         raise ConfigError("'optim_wrapper' has no 'optimizer'." + did_you_mean('optimizer', config.optim_wrapper))
     if mode == 'train' and isinstance(config.optim_wrapper.get('optimizer'), dict):
@@ -99,6 +111,14 @@ def check_settings(config: Config, mode: str) -> None:
     if mode == 'train' and ('type' in config.train_cfg) == ('by_epoch' in config.train_cfg):
         raise ConfigError("'train_cfg' needs one of 'by_epoch' and 'type', got "
                           f'{", ".join(map(repr, config.train_cfg)) or "neither"}.')
+
+
+def _check_function(config: Any, name: str) -> None:
+    """Check a function of a config, which mmengine looks up without a message if there is none."""
+    kind = config.get('type') if isinstance(config, dict) else config
+    if not (callable(kind) or isinstance(kind, str) and registry.FUNCTIONS.get(kind)):
+        raise ConfigError(f'{name} must be a dict with the `type` of a function, got {config!r}.' +
+                          did_you_mean(kind, _known_types(registry.FUNCTIONS)))
 
 
 def find_config_error(error: Exception) -> Optional[UserError]:

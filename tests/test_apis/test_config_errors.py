@@ -72,6 +72,13 @@ def test_training_needs(key, value):
     (dict(optim_wrapper=dict(optimzer=dict())), ['optimizer', 'optimzer']),
     (dict(optim_wrapper=dict(optimizer=dict(type='SDG'))), ['SDG', 'SGD']),
     (dict(optim_wrapper=dict(optimizer=dict(lr=1))), ['optimizer', 'None']),
+    (dict(randomness=dict(sed=3)), ['sed', 'seed']),
+    (dict(randomness=None), ['randomness']),
+    (dict(env_cfg=None), ['env_cfg']),
+    (dict(log_level='INFOO'), ['INFOO', 'INFO']),
+    (dict(train_dataloader=dict(RUN['train_dataloader'], collate_fn=dict(type='mmat.keep_btach'))),
+     ['mmat.keep_btach', 'mmat.keep_batch']),
+    (dict(train_dataloader=dict(RUN['train_dataloader'], collate_fn=None)), ['collate_fn', 'None']),
     (dict(train_cfg=dict(max_epochs=3)), ['train_cfg', 'by_epoch', 'type']),
     (dict(train_cfg=dict(type='EpochBasedTrainLoop', by_epoch=True)), ['train_cfg', 'by_epoch', 'type']),
 ])

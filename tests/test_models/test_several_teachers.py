@@ -95,6 +95,14 @@ def test_other_forms_are_refused(options, name):
         Distiller(student=STUDENT, at_heads=[KD], **options)
 
 
+@pytest.mark.parametrize('teacher, name', [
+    (dict(model=A, checpoint='a'), "'checkpoint'"), (dict(checkpoint='a'), "'model'"),
+    (dict(model=A, zebra=1), "'zebra'")])
+def test_options_are_checked(teacher, name):
+    with pytest.raises(ConfigError, match=name):
+        build([KD], {}, a=teacher)
+
+
 @pytest.mark.parametrize('size', [0, -1, True, 1.5, 'x', (1, ), (1, 0), (1, 2, 3)])
 def test_sizes_are_checked(size, networks):
     with pytest.raises(ConfigError, match='input_size'):
