@@ -79,8 +79,9 @@ def _weight(head) -> str:
 
 
 def _describe(network: nn.Module) -> str:
+    main = getattr(network, 'backbone', getattr(network, 'model', network))
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return f'{type(getattr(network, "backbone", network)).__name__}, {parameters:,} parameters'
+    return f'{type(main).__name__}, {parameters:,} parameters'
 
 
 def _data(runner, size: Tuple[int, int]) -> str:

@@ -67,7 +67,7 @@ def find_input(network: nn.Module, owner: str, size: Optional[Tuple[int, int]] =
     with eval_mode(network), torch.no_grad():
         try:
             return _run(network, sizes=sizes)[0]
-        except Exception as error:
+        except (RuntimeError, ValueError, AssertionError) as error:  # of shapes; a bug raises others
             tried = ', '.join(f'{height} x {width}' for height, width in sizes)
             reason = ' '.join(str(error).split())
             raise LayerError(f'The {owner} ({type(network).__name__}) accepts no image of {tried} pixels: {reason}') \

@@ -69,7 +69,9 @@ class DistillationHook(Hook):
         if self.validate_teacher and runner.val_loop is not None:
             self._teacher_metrics = {name: validate_teacher(runner, distiller, teacher)
                                      for name, teacher in teachers.items()}
-        self._balance = LossBalance([head.name for head in distiller.at_heads], len(runner.train_dataloader))
+        dataset = runner.train_dataloader.dataset
+        interval = len(runner.train_dataloader) if hasattr(dataset, '__len__') else 1000
+        self._balance = LossBalance([head.name for head in distiller.at_heads], interval)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         distiller = _distiller(runner)

@@ -38,7 +38,7 @@ class ActivationATHead(BaseATHead):
         name (str): Name of the loss in logs. Defaults to 'at'.
 
     Raises:
-        ConfigError: ``pairs`` is missing or an option is out of range.
+        UserError: ``pairs`` is missing or an option is out of range.
     """
 
     def __init__(self,

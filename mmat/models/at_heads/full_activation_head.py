@@ -31,7 +31,7 @@ class FullActivationHead(BaseATHead):
         name (str): Name of the loss in logs. Defaults to 'factt'.
 
     Raises:
-        ConfigError: ``pairs`` is missing or an option is out of range.
+        UserError: ``pairs`` is missing or an option is out of range.
         LayerError: A layer's output is not of shape (N, C, H, W).
     """
 

@@ -46,7 +46,7 @@ class GradientATHead(_GradientHead):
         name (str): Name of the loss in logs. Defaults to 'gradat'.
 
     Raises:
-        ConfigError: An option is out of range, or, when the distiller is built, the student's gradient cannot be
+        UserError: An option is out of range, or, when the distiller is built, the student's gradient cannot be
             differentiated.
     """
 

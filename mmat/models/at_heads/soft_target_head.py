@@ -32,7 +32,7 @@ class SoftTargetHead(BaseATHead):
         name (str): Name of the loss in logs. Defaults to 'kd'.
 
     Raises:
-        ConfigError: An option is out of range.
+        UserError: An option is out of range.
     """
 
     student_wants = teacher_wants = ('logits', )
