@@ -173,8 +173,8 @@ def drawn(monkeypatch):
     """Arguments of vis_attention.py's drawing: images, attention, titles."""
     calls = []
 
-    def render(*args):
-        calls.append(args)
+    def render(photographs, *args):
+        calls.append((torch.stack([each.image for each in photographs]), *args))
         return np.zeros((4, 4, 3), np.uint8)
 
     monkeypatch.setattr('mmat.visualization.render_attention_grid', render)

@@ -23,9 +23,18 @@ def main():
     folder = Path(args.out_dir or Path('work_dirs') / Path(args.config).stem / 'inference')
     results = inferencer(args.images, args.batch_size, show_dir=folder, out_file=folder / 'results.json')
     for result in results:
-        name = result.get('pred_class', result['pred_label'])
-        print(f'{result["img_path"]}: {name} ({result["pred_score"]:.3f})')
+        print(f'{result["img_path"]}: {_describe(result)}')
     print(f'Wrote images and results.json to {folder}')
+
+
+def _describe(result: dict) -> str:
+    """Return the predicted classes and their scores: one, or any number for a multi-label network."""
+    if 'pred_score' not in result:
+        return 'attention only, the network has no head'
+    names, scores = result.get('pred_class', result['pred_label']), result['pred_score']
+    if not isinstance(scores, list):
+        names, scores = [names], [scores]
+    return ', '.join(f'{name} ({score:.3f})' for name, score in zip(names, scores)) or 'no label'
 
 
 def _parse_layer(text: str):

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 from mmpretrain.apis import ImageClassificationInferencer
+from mmpretrain.models import MultiLabelClsHead
 from mmpretrain.structures import DataSample
 from mmpretrain.utils import track
 from PIL import Image
@@ -26,7 +27,7 @@ from mmat.models.attention_maps import as_attention
 from mmat.models.options import check_number
 from mmat.models.taps import Layer, check_layers, find_layer, gives_attention, tap
 from mmat.utils.zoo import list_models
-from mmat.visualization import render_attention_grid, short_names
+from mmat.visualization import Photograph, render_attention_grid, short_names, take_photograph, with_photographs
 
 from .image_pipeline import build_image_pipeline
 from .images import Source, list_images, read_image, unique_stems
@@ -115,8 +116,8 @@ class AttentionInferencer(ImageClassificationInferencer):
                 Defaults to 1.
             return_datasamples (bool): Return mmpretrain's DataSamples, with the maps as tensors in ``attention``.
                 Defaults to False.
-            show_dir (str | PathLike, optional): Write a PNG of each image, as input to the network, and its maps.
-                Defaults to None.
+            show_dir (str | PathLike, optional): Write a PNG of each image, at its own size up to 640 pixels, with its
+                maps over the part that the network sees. Defaults to None.
             out_file (str | PathLike, optional): Write the results as JSON. Defaults to None.
             return_vis (bool): Also return the images written to ``show_dir``, RGB from 0 to 255, as ``visualization``.
                 Defaults to False.
@@ -124,7 +125,8 @@ class AttentionInferencer(ImageClassificationInferencer):
         Returns:
             list: For each image a dict of ``pred_scores`` (classes, ), ``pred_label``, ``pred_score``, ``pred_class``
             if class names are known, ``attention``, layer -> map of shape (h, w), float32, and ``img_path`` if it has
-            one.
+            one. The ``pred_label``, ``pred_score`` and ``pred_class`` of a multi-label network are lists of all labels
+            that it predicts, in its order; they may be empty. A network without a head has no ``pred_*``.
 
         Raises:
             MissingFileError: An image does not exist.
@@ -138,14 +140,17 @@ class AttentionInferencer(ImageClassificationInferencer):
         sources = self._inputs_to_list(inputs)
         files = None if show_dir is None else self._output_files(Path(show_dir), sources)
         samples = []
-        batches = self.preprocess(sources, batch_size)
+        draws = files is not None or return_vis
+        batches = self.preprocess(sources, batch_size, draws)
         if len(sources) > batch_size:
             batches = track(batches, 'Inference', total=math.ceil(len(sources) / batch_size))
         for batch in batches:
+            photographs = batch.pop('photographs')
             predictions = self.forward(batch)
-            if files is not None or return_vis:
+            if draws:
                 done = len(samples)
-                self.visualize(batch['inputs'], predictions, files and files[done:done + len(predictions)])
+                self.visualize(photographs, batch['inputs'], predictions,
+                               files and files[done:done + len(predictions)])
             samples += predictions
         results = self.postprocess(samples, None)
         if out_file is not None:
@@ -162,16 +167,21 @@ class AttentionInferencer(ImageClassificationInferencer):
         pipeline, self._is_bgr = build_image_pipeline(cfg)
         return pipeline
 
-    def preprocess(self, inputs: List[Source], batch_size: int = 1) -> Iterator[dict]:
-        """Yield batches of equally sized images, in order, as inputs of the network's data preprocessor."""
+    def preprocess(self, inputs: List[Source], batch_size: int = 1, draws: bool = False) -> Iterator[dict]:
+        """Yield batches of equally sized images, in order, as inputs of the network's data preprocessor.
+
+        If the images are drawn, the ``photographs`` are included; None for one that the pipeline distorts.
+        """
         for start in range(0, len(inputs), batch_size):
-            images = map(self._prepare, inputs[start:start + batch_size], range(start, len(inputs)))
+            images = (self._prepare(source, index, draws)
+                      for index, source in enumerate(inputs[start:start + batch_size], start))
             for _, equal in groupby(images, key=lambda image: image['inputs'].shape):
                 equal = list(equal)
                 yield dict(inputs=torch.stack([image['inputs'] for image in equal]),
-                           data_samples=[image['data_samples'] for image in equal])
+                           data_samples=[image['data_samples'] for image in equal],
+                           photographs=[image['photograph'] for image in equal])
 
-    def _prepare(self, source: Source, index: int) -> dict:
+    def _prepare(self, source: Source, index: int, draws: bool) -> dict:
         try:
             image = read_image(source)
         except DataError as error:
@@ -179,7 +189,8 @@ class AttentionInferencer(ImageClassificationInferencer):
                 raise
             raise DataError(f'Image {index}: {error}') from error
         try:
-            image = self.pipeline(image)
+            photograph = take_photograph(image, lambda each: self.pipeline(each)['inputs'], True) if draws else None
+            image = dict(self.pipeline(image), photograph=photograph)
         except Exception as error:
             name = repr(source) if isinstance(source, str) else index
             raise RuntimeError(f'The test pipeline of the config failed on image {name}: {error}') from error
@@ -190,12 +201,18 @@ class AttentionInferencer(ImageClassificationInferencer):
     @torch.no_grad()
     def forward(self, inputs: dict) -> List[DataSample]:
         """Predict a batch. Each sample gets ``attention``, layer -> map of shape (h, w), on the CPU."""
+        has_head = getattr(self.model, 'head', True) is not None
         with tap(self.model, self.layers) as features:
-            samples = self.model.test_step(inputs)
-        if not all('pred_score' in sample for sample in samples):
+            if has_head:
+                samples = self.model.test_step(inputs)
+            else:
+                inputs = self.model.data_preprocessor(inputs, False)
+                self.model(inputs['inputs'], mode='tensor')
+                samples = inputs['data_samples']
+        if has_head and not all('pred_score' in sample for sample in samples):
             raise UserError(f'AttentionInferencer needs a classifier, but {type(self.model).__name__} returns no class '
                             'scores.')
-        if self.classes is not None and len(samples[0].pred_score) != len(self.classes):
+        if has_head and self.classes is not None and len(samples[0].pred_score) != len(self.classes):
             raise UserError(f'The network returns {len(samples[0].pred_score)} scores, but there are '
                             f'{len(self.classes)} class names. Give its names with classes=.')
         maps = {layer: as_attention(features[layer], gives_attention(self.model, layer), self.p,
@@ -204,29 +221,62 @@ class AttentionInferencer(ImageClassificationInferencer):
             sample.attention = {layer: values[index] for layer, values in maps.items()}
         return samples
 
-    def visualize(self, images: Tensor, samples: List[DataSample], files: Optional[List[Path]] = None) -> None:
-        """Draw images, (N, C, H, W) after the pipeline, and their maps into ``sample.visualization`` and files."""
+    def visualize(self, photographs: List[Optional[Photograph]], images: Tensor, samples: List[DataSample],
+                  files: Optional[List[Path]] = None) -> None:
+        """Draw photographs and their maps into ``sample.visualization`` and files.
+
+        Args:
+            photographs (list): From :meth:`preprocess`.
+            images (Tensor): Images after the pipeline, (N, C, H, W), which replace missing photographs.
+            samples (list[DataSample]): From :meth:`forward`.
+            files (list[Path], optional): Output files. Defaults to None.
+        """
         images = images.float() / 255 if images.dtype == torch.uint8 else _rescale(images.float())
         images = images.flip(1) if self._is_bgr and images.shape[1] == 3 else images
         images = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
-        for index, sample in enumerate(samples):
-            label = int(sample.pred_score.argmax())
-            name = str(label) if self.classes is None else str(self.classes[label]).split(',')[0]
-            title = f'{name if len(name) <= 20 else name[:19] + "…"}  {float(sample.pred_score[label]):.2f}'
+        caption = f'network input: {images.shape[-1]} x {images.shape[-2]} pixels'
+        for index, (photograph, sample) in enumerate(zip(with_photographs(images, photographs), samples)):
             maps = short_names({layer: values[None] for layer, values in sample.attention.items()})
-            sample.visualization = render_attention_grid(images[index:index + 1], {title: maps})
+            sample.visualization = render_attention_grid([photograph], {self._title(sample): maps}, caption=caption)
             if files is not None:
                 content = io.BytesIO()
                 Image.fromarray(sample.visualization).save(content, 'PNG')
                 AtomicBackend().put(content.getvalue(), files[index])
 
+    def _title(self, sample: DataSample) -> str:
+        """Return the predicted classes and their scores, one a line."""
+        if 'pred_score' not in sample:
+            return ''
+        lines = []
+        for label in self._labels(sample):
+            name = str(label) if self.classes is None else str(self.classes[label]).split(',')[0]
+            lines.append(f'{name if len(name) <= 20 else name[:19] + "…"}  {float(sample.pred_score[label]):.2f}')
+        return '\n'.join(lines) or 'no label'
+
+    def _labels(self, sample: DataSample) -> List[int]:
+        """Return the labels that the network predicts for an image, in its order: one, or any number."""
+        return sample.pred_label.tolist() if 'pred_label' in sample else [int(sample.pred_score.argmax())]
+
     def postprocess(self, preds: List[DataSample], visualization: None, return_datasamples: bool = False) -> list:
-        results = super().postprocess(preds, visualization, return_datasamples)
-        if not return_datasamples:
-            for result, sample in zip(results, preds):
-                result['attention'] = {layer: values.numpy() for layer, values in sample.attention.items()}
-                if 'img_path' in sample:
-                    result['img_path'] = sample.img_path
+        if return_datasamples:
+            return preds
+        # A multi-label network that is not mmpretrain's is recognized by an image without one label.
+        several = isinstance(getattr(self.model, 'head', None), MultiLabelClsHead) or any(
+            'pred_score' in sample and len(self._labels(sample)) != 1 for sample in preds)
+        results = []
+        for sample in preds:
+            result = {}
+            if 'pred_score' in sample:
+                labels = self._labels(sample)
+                values = dict(pred_label=labels, pred_score=[float(sample.pred_score[label]) for label in labels])
+                if self.classes is not None:
+                    values['pred_class'] = [self.classes[label] for label in labels]
+                result = dict(pred_scores=sample.pred_score.detach().cpu().numpy(),
+                              **(values if several else {key: value for key, (value, ) in values.items()}))
+            result['attention'] = {layer: values.numpy() for layer, values in sample.attention.items()}
+            if 'img_path' in sample:
+                result['img_path'] = sample.img_path
+            results.append(result)
         return results
 
     def _output_files(self, folder: Path, sources: List[Source]) -> List[Path]:

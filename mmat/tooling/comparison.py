@@ -14,12 +14,14 @@ from mmat.models.distillers import Teacher, teachers_of
 from mmat.models.normalization import loaded_order
 from mmat.models.taps import Layer
 from mmat.models.targets import class_names, label_names
-from mmat.visualization import short_names
+from mmat.visualization import Photograph, short_names, take_photograph
 
-from .samples import build_dataset, read_batch, spaced_indices
+from .samples import build_dataset, read_photographs, spaced_indices
+
+Pictures = Tuple[Tensor, List[str], List[Optional[Photograph]]]
 
 
-def pictures_from_files(config: Config, paths: Sequence[str]) -> Tuple[Tensor, List[str]]:
+def pictures_from_files(config: Config, paths: Sequence[str]) -> Pictures:
     """Read pictures and apply the config's test pipeline.
 
     Args:
@@ -27,7 +29,8 @@ def pictures_from_files(config: Config, paths: Sequence[str]) -> Tuple[Tensor, L
         paths (Sequence[str]): Files, URLs, folders of pictures.
 
     Returns:
-        tuple: Images for the network's preprocessor, shape (N, C, H, W), and their names.
+        tuple: Images for the network's preprocessor, shape (N, C, H, W); their names; and the photographs, None for
+        one that the pipeline distorts.
 
     Raises:
         MissingFileError: A picture does not exist.
@@ -36,24 +39,30 @@ def pictures_from_files(config: Config, paths: Sequence[str]) -> Tuple[Tensor, L
     """
     pipeline, _ = build_image_pipeline(config)
     sources = list_images(list(paths))
-    return _stack([pipeline(read_image(source))['inputs'] for source in sources]), unique_stems(sources)
+    inputs, photographs = [], []
+    for image in map(read_image, sources):
+        photographs.append(take_photograph(image, lambda each: pipeline(each)['inputs'], is_bgr=True))
+        inputs.append(pipeline(image)['inputs'])
+    return _stack(inputs), unique_stems(sources), photographs
 
 
-def pictures_from_dataset(config: Config, phase: str, count: int) -> Tuple[Tensor, List[str]]:
+def pictures_from_dataset(config: Config, phase: str, count: int, preprocessor: nn.Module) -> Pictures:
     """Read equally spaced images of a config's dataset, without augmentation if it is held in memory.
 
     Args:
         config (Config): Config with ``{phase}_dataloader``.
         phase (str): 'train', 'val' or 'test'.
         count (int): Number of images.
+        preprocessor (nn.Module): Data preprocessor of the network, which knows the channel order of the images.
 
     Returns:
-        tuple: Images for the network's preprocessor, shape (N, C, H, W), and their classes, empty if the dataset has
-        no labels.
+        tuple: Images for the network's preprocessor, shape (N, C, H, W); their classes, empty if the dataset has no
+        labels; and the photographs, see :func:`mmat.tooling.samples.read_photographs`.
     """
     dataset = build_dataset(config, phase)
-    batch, _ = read_batch(config, phase, dataset, spaced_indices(count, len(dataset)))
-    return _stack(list(batch['inputs'])), label_names(batch, class_names(dataset))
+    batch, photographs = read_photographs(config, phase, dataset, spaced_indices(count, len(dataset)),
+                                          loaded_order(preprocessor) == 'bgr')
+    return _stack(list(batch['inputs'])), label_names(batch, class_names(dataset)), photographs
 
 
 def _stack(images: List[Tensor]) -> Tensor:

@@ -1,5 +1,5 @@
 """Access to single images of a config's datasets."""
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from mmat.errors import ConfigError, DataError
 from mmat.registry import DATASETS
+from mmat.visualization import Photograph, photograph_of
 
 PHASES = ('train', 'val', 'test')
 
@@ -57,10 +58,35 @@ def read_batch(config: Config, phase: str, dataset: Dataset, indices: Sequence[i
         items = dataset.__getitems__(list(indices))
     else:
         items, stored = zip(*(_run_pipeline(dataset, index) for index in indices))
+    return _collate(config, phase, items), list(stored)
+
+
+def read_photographs(config: Config, phase: str, dataset: Dataset, indices: Sequence[int],
+                     is_bgr: bool) -> Tuple[dict, List[Optional[Photograph]]]:
+    """Read images of a dataset as a batch for the network, and as photographs.
+
+    Args:
+        config, phase, dataset, indices: See :func:`read_batch`.
+        is_bgr (bool): Whether the dataset loads BGR.
+
+    Returns:
+        tuple: The batch, see :func:`read_batch`, and the photographs. One is None if the dataset is held in memory or
+        has no pipeline, or if the pipeline distorts the image.
+    """
+    if hasattr(dataset, '__getitems__'):
+        return read_batch(config, phase, dataset, indices)[0], [None] * len(indices)
+    photographs, items = [], []
+    for index in indices:
+        photographs.append(photograph_of(dataset, index, is_bgr))
+        items.append(_run_pipeline(dataset, index)[0])
+    return _collate(config, phase, items), photographs
+
+
+def _collate(config: Config, phase: str, items: Sequence) -> dict:
     collate = dict(config[f'{phase}_dataloader'].get('collate_fn') or dict(type='pseudo_collate'))
     # As in mmengine's Runner: the other settings are arguments.
     collate_fn = FUNCTIONS.get(collate.pop('type'))
-    return collate_fn(items, **collate), list(stored)
+    return collate_fn(items, **collate)
 
 
 def _run_pipeline(dataset: Dataset, index: int) -> Tuple[dict, np.ndarray]:

@@ -1,22 +1,34 @@
 """Grids of attention maps of several networks."""
 from pathlib import Path
-from typing import Dict, Sequence, Union
+from typing import Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 from torch import Tensor
 
-from mmat.attention import overlay_attention
+from .photographs import MAX_SIDE, Photograph
+
+Images = Union[Tensor, Sequence[Photograph]]
+
+_DPI = 130
+# Shortest and longest side of a drawn image in pixels: of one image, and of several.
+_SHORT, _LONG = 128, (MAX_SIDE, 256)
+# Gaps between cells, between networks and at the left, height of a line of text and width of a character, in pixels.
+_GAP, _NETWORK_GAP, _MARGIN, _LINE, _CHARACTER = 8, 35, 40, 18, 9
 
 
-def draw_attention_grid(images: Tensor,
+def draw_attention_grid(images: Images,
                         attention: Dict[str, Dict[str, Tensor]],
                         path: Union[str, Path],
                         titles: Sequence[str] = (),
                         caption: str = '') -> None:
     """Write a picture with a row for each image: the image, then its overlaid maps of each network and layer.
 
+    Images keep their aspect ratio. They are drawn at their own size if their longer side has 128 to 640 pixels, or 256
+    if there are several, and otherwise enlarged or reduced to that.
+
     Args:
-        images (Tensor): RGB in [0, 1], shape (N, 3, H, W).
+        images (Tensor | Sequence[Photograph]): RGB in [0, 1], shape (N, 3, H, W), or N images of any size with the part
+            that the maps cover.
         attention (dict): Network name -> layer name -> maps of shape (N, h, w).
         path (str | Path): PNG file to write.
         titles (Sequence[str]): Text beside each image. Defaults to (), none.
@@ -27,7 +39,7 @@ def draw_attention_grid(images: Tensor,
     _attention_figure(images, attention, titles, caption).savefig(path)
 
 
-def render_attention_grid(images: Tensor,
+def render_attention_grid(images: Images,
                           attention: Dict[str, Dict[str, Tensor]],
                           titles: Sequence[str] = (),
                           caption: str = '') -> np.ndarray:
@@ -43,44 +55,61 @@ def short_names(attention: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return dict(zip(short if len(set(short)) == len(short) else attention, attention.values()))
 
 
-def _attention_figure(images: Tensor, attention: Dict[str, Dict[str, Tensor]], titles: Sequence[str], caption: str):
+def _drawn_size(image: Tensor, longest: int) -> Tuple[int, int]:
+    """Return the width and the height at which an image is drawn, in pixels."""
+    height, width = image.shape[-2:]
+    scale = min(max(max(height, width), _SHORT), longest) / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _attention_figure(images: Images, attention: Dict[str, Dict[str, Tensor]], titles: Sequence[str], caption: str):
     # The Agg canvas needs no display and does not change pyplot's global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = [('image', '', images)]
+    photographs = [Photograph.whole(each) for each in images] if isinstance(images, Tensor) else list(images)
+    photographs = [Photograph(each.image.detach().cpu(), each.box) for each in photographs]
+    sizes = [_drawn_size(each.image, _LONG[len(photographs) > 1]) for each in photographs]
+    cell = max(_SHORT, *(width for width, _ in sizes))
+    blocks: List[Tuple[str, Dict[str, List[Tensor]]]] = [('image', {'': [each.image for each in photographs]})]
     for network, layers in attention.items():
-        columns += [(network, layer, overlay_attention(maps, images)) for layer, maps in layers.items()]
-    # A narrow empty column separates the networks.
-    starts = [i for i, column in enumerate(columns) if i == 0 or column[0] != columns[i - 1][0]]
-    ratios, positions = [], []
-    for index in range(len(columns)):
-        if index in starts[1:]:
-            ratios.append(0.2)
-        positions.append(len(ratios))
-        ratios.append(1)
-    figure = Figure((1.05 * sum(ratios) + 0.6, 1.05 * len(images) + 0.9), dpi=130)
+        blocks.append((network, {layer: [photograph.overlay(each.detach().cpu())
+                                         for photograph, each in zip(photographs, maps)]
+                                 for layer, maps in layers.items()}))
+    # Of the columns, or of the network's name.
+    spans = [max(len(layers) * (cell + _GAP) - _GAP, _CHARACTER * max(map(len, network.split('\n'))))
+             for network, layers in blocks]
+    lines = max(network.count('\n') for network, _ in blocks)
+    top = _LINE * (lines + 3)
+    width = _MARGIN + sum(spans) + _NETWORK_GAP * len(attention) + _GAP
+    height = top + sum(height + _GAP for _, height in sizes) + 2 * _LINE
+    figure = Figure((width / _DPI, height / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        len(images), len(ratios), width_ratios=ratios, wspace=0.06, hspace=0.06, left=0.06, right=0.99,
-        top=1 - 0.6 / figure.get_figheight(), bottom=0.3 / figure.get_figheight())
-    for index, (network, layer, pictures) in enumerate(columns):
-        for row, picture in enumerate(pictures):
-            axes = figure.add_subplot(grid[row, positions[index]])
-            axes.imshow(picture.clamp(0, 1).permute(1, 2, 0).cpu().numpy(), interpolation='nearest')
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-            if row == 0 and layer:
-                axes.set_title(layer, fontsize=7, pad=2)
-            if row == 0 and index in starts:
-                # Above the middle of this network's columns.
-                width = sum(1 for column in columns if column[0] == network)
-                axes.annotate(network, (width / 2, 1.24 if index else 1.06), xycoords='axes fraction', ha='center',
-                              va='bottom', fontsize=8.5, fontweight='bold')
-            if index == 0 and row < len(titles):
-                axes.set_ylabel(titles[row], fontsize=8)
+    start = _MARGIN
+    for (network, layers), span in zip(blocks, spans):
+        above = top - _LINE * (1.2 if any(layers) else 0.3)
+        left = start + (span - len(layers) * (cell + _GAP) + _GAP) // 2
+        figure.text((start + span / 2) / width, 1 - above / height, network, ha='center', va='bottom', fontsize=8.5,
+                    fontweight='bold')
+        for layer, pictures in layers.items():
+            y = top
+            for row, (picture, (drawn_width, drawn_height)) in enumerate(zip(pictures, sizes)):
+                x = left + (cell - drawn_width) // 2
+                axes = figure.add_axes((x / width, 1 - (y + drawn_height) / height, drawn_width / width,
+                                        drawn_height / height))
+                axes.imshow(picture.clamp(0, 1).permute(1, 2, 0).numpy(), aspect='auto',
+                            interpolation='nearest' if drawn_width >= picture.shape[-1] else 'antialiased')
+                axes.set_xticks([])
+                axes.set_yticks([])
+                for spine in axes.spines.values():
+                    spine.set_visible(False)
+                if row == 0 and layer:
+                    axes.set_title(layer, fontsize=7, pad=2)
+                if network == 'image' and not layer and row < len(titles):
+                    axes.set_ylabel(titles[row], fontsize=8)
+                y += drawn_height + _GAP
+            left += cell + _GAP
+        start += span + _NETWORK_GAP
     if caption:
-        figure.text(0.5, 0.08 / figure.get_figheight(), caption, ha='center', fontsize=7, color='0.35')
+        figure.text(0.5, 0.3 * _LINE / height, caption, ha='center', fontsize=7, color='0.35')
     return figure

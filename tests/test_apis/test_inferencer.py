@@ -334,7 +334,7 @@ def drawn(monkeypatch):
     """Arguments of the rendering, (images, attention). The rendering itself is skipped: it is slow."""
     calls = []
 
-    def render(images, attention):
+    def render(images, attention, titles=(), caption=""):
         calls.append((images, attention))
         return np.full((2, 2, 3), len(calls), np.uint8)
 
@@ -358,7 +358,8 @@ def test_the_drawn_image_is_the_input_of_the_network(dataset, network, drawn):
     result, = mmat.AttentionInferencer(network(dataset), classes=[f'class {i}, or so' for i in range(10)])(
         array, return_vis=True)
     images, attention = drawn[0]
-    torch.testing.assert_close(images[0], torch.from_numpy(array[..., ::-1].copy()).permute(2, 0, 1) / 255)
+    assert images[0].box == (0, 0, 32, 32)
+    torch.testing.assert_close(images[0].image, torch.from_numpy(array[..., ::-1].copy()).permute(2, 0, 1) / 255)
     title, = attention
     assert title == f'class {result["pred_label"]}  {result["pred_score"]:.2f}'
     assert list(attention[title]) == ['group0', 'group1', 'group2']

@@ -86,7 +86,7 @@ def drawn(monkeypatch):
     calls = []
 
     def render(images, attention, titles=(), caption=''):
-        calls.append((images, attention, titles))
+        calls.append((torch.stack([each.image for each in images]), attention, titles))
         return np.zeros((2, 2, 3), np.uint8)
 
     monkeypatch.setattr(module, 'render_attention_grid', render)

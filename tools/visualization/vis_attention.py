@@ -2,7 +2,8 @@
 """Draw attention maps of networks, with a row for each image and a column for each network and layer.
 
 The attention of a layer is F_sum^2 of its activations, or the map of an attention neck. Each map is scaled to its own
-range. Without picture files, images of the config's test set are used.
+range and laid over the part of the picture that the network sees. Without picture files, images of the config's test
+set are used.
 """
 import argparse
 from pathlib import Path
@@ -15,7 +16,7 @@ from mmat.tooling.arguments import add_config_arguments, check_suffix, read_conf
 from mmat.tooling.comparison import compute_attention, load_teachers, pictures_from_dataset, pictures_from_files
 from mmat.tooling.samples import PHASES
 from mmat.utils.zoo import find_config
-from mmat.visualization import render_attention_grid
+from mmat.visualization import render_attention_grid, with_photographs
 
 
 def parse_args():
@@ -58,10 +59,10 @@ def main():
     for name, checkpoint in (each.split(':', 1) for each in args.compare):
         network = get_model(Config.fromfile(find_config(name)), checkpoint)
         networks[unique_name(short_config_name(name), checkpoint, networks)] = network, layers
-    pictures, titles = pictures_from_files(config, args.images) if args.images else \
-        pictures_from_dataset(config, args.split, args.number)
     first, _ = next(iter(networks.values()))
-    images = denormalize(first.data_preprocessor, dict(inputs=pictures), training=False)
+    pictures, titles, photographs = pictures_from_files(config, args.images) if args.images else \
+        pictures_from_dataset(config, args.split, args.number, first.data_preprocessor)
+    images = with_photographs(denormalize(first.data_preprocessor, dict(inputs=pictures)), photographs)
     write_picture(render_attention_grid(images, compute_attention(networks, pictures), titles), args.out)
     print(f'Wrote {args.out}.')
 

@@ -11,13 +11,14 @@ from mmat.errors import ConfigError, LayerError
 from mmat.models import Distiller, attention_layers, get_attention_maps
 from mmat.models.build_checks import eval_mode
 from mmat.models.denormalize import denormalize
+from mmat.models.normalization import loaded_order
 from mmat.models.options import check_number
 from mmat.models.taps import Layer, check_layers, find_layer
 from mmat.models.targets import class_names, label_names
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import preserve_rng_state
-from mmat.visualization import render_attention_grid, short_names
+from mmat.visualization import photograph_of, render_attention_grid, short_names, with_photographs
 
 
 @HOOKS.register_module()
@@ -25,9 +26,9 @@ class AttentionVisualizationHook(Hook):
     """Log attention maps on test images before training, at a fixed interval, and after training.
 
     Each backend of the Runner's visualizer (TensorBoard, the work directory, ...) receives them as 'attention'. Each
-    row shows an image and its attention maps, upsampled bilinearly and scaled to their own range. For a distiller, both
-    student and teacher are shown. With EMA, the trained weights are shown, not the averaged ones. Module modes and
-    random states are restored, so training is unaffected.
+    row shows an image and its attention maps, upsampled bilinearly, scaled to their own range, and laid over the part
+    of the image that the network sees. For a distiller, both student and teacher are shown. With EMA, the trained
+    weights are shown, not the averaged ones. Module modes and random states are restored, so training is unaffected.
 
     Args:
         interval (int): Epochs between two logs, or iterations if ``by_epoch`` is False. Defaults to 10.
@@ -64,8 +65,11 @@ class AttentionVisualizationHook(Hook):
                                   'config has neither.')
             self._check_layers(unwrap(runner.model))
             if is_main_process():
-                self._batch, self._titles = self._load_images(loop.dataloader)
-                self._images = denormalize(unwrap(runner.model).data_preprocessor, dict(inputs=self._batch))
+                preprocessor = unwrap(runner.model).data_preprocessor
+                self._batch, self._titles, photographs = self._load_images(
+                    loop.dataloader, loaded_order(preprocessor) == 'bgr')
+                inputs = denormalize(preprocessor, dict(inputs=self._batch))
+                self._images = with_photographs(inputs, photographs)
         if runner.iter == 0:
             self._draw(runner, 0)
 
@@ -85,16 +89,19 @@ class AttentionVisualizationHook(Hook):
             raise LayerError(f'{type(network).__name__} has neither attention maps nor known stages. Give '
                              'AttentionVisualizationHook its `layers`.')
 
-    def _load_images(self, loader) -> tuple:
-        """Return the batch of images, collated by the loader, and their class names if known."""
+    def _load_images(self, loader, is_bgr: bool) -> tuple:
+        """Return the images, collated by the loader, their class names if known, and photographs of those in files."""
         dataset = loader.dataset
         indices = torch.linspace(0, len(dataset) - 1, min(self.num_images, len(dataset))).long().tolist()
-        batch = loader.collate_fn(dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else
-                                  [dataset[index] for index in indices])
+        if hasattr(dataset, '__getitems__'):
+            items, photographs = dataset.__getitems__(indices), [None] * len(indices)
+        else:
+            photographs, items = zip(*((photograph_of(dataset, index, is_bgr), dataset[index]) for index in indices))
+        batch = loader.collate_fn(items)
         if not isinstance(batch['inputs'], Tensor):
             batch['inputs'] = torch.stack(list(batch['inputs']))
         classes = class_names(dataset)
-        return batch['inputs'], label_names(batch, classes) if classes else ()
+        return batch['inputs'], label_names(batch, classes) if classes else (), photographs
 
     @master_only
     def _draw(self, runner, step: int) -> None:

@@ -74,6 +74,7 @@ def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps
     from mmat.apis import get_model
     from mmat.models.denormalize import denormalize
     from mmat.tooling.comparison import compute_attention
+    from mmat.visualization import with_photographs
     models = {}
     for label, run in networks.items():
         file = run.work_dir / content.results[run]['checkpoint']
@@ -89,9 +90,9 @@ def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps
         run = networks[next(iter(models))]
         config = Config.fromfile(find_config(run.config))
         config.merge_from_dict(run.options)  # such as the location of the data
-        images, titles = _images(config, pictures)
         first, _ = next(iter(models.values()))
-        shown = denormalize(first.data_preprocessor, dict(inputs=images))
+        images, titles, photographs = _images(config, pictures, first.data_preprocessor)
+        shown = with_photographs(denormalize(first.data_preprocessor, dict(inputs=images)), photographs)
         attention = compute_attention(models, images)
         maps.png, maps.width, maps.height = _render(shown, attention, titles)
     except Exception as error:  # datasets raise different errors for missing files
@@ -100,12 +101,12 @@ def _draw(networks: Dict[str, Run], content: Content, pictures: dict, maps: Maps
     maps.networks, maps.images = list(models), titles
 
 
-def _images(config: Config, pictures: dict) -> tuple:
-    """Return test images and their classes, read once for all groups of a dataset."""
+def _images(config: Config, pictures: dict, preprocessor) -> tuple:
+    """Return test images, their classes and photographs, read once for all groups of a dataset."""
     from mmat.tooling.comparison import pictures_from_dataset
     key = str(config.test_dataloader.dataset)
     if key not in pictures:
-        pictures[key] = pictures_from_dataset(config, 'test', _IMAGES)
+        pictures[key] = pictures_from_dataset(config, 'test', _IMAGES, preprocessor)
     return pictures[key]
 
 
