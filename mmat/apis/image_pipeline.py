@@ -38,8 +38,8 @@ def build_image_pipeline(config: Config) -> Tuple[Callable[[np.ndarray], dict], 
     """
     loader = config.get('test_dataloader') or config.get('val_dataloader') or {}
     dataset = loader.get('dataset') or {}
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
+    while 'pipeline' not in dataset and ('dataset' in dataset or dataset.get('datasets')):
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
     image_format = _in_memory_format(dataset)
     if image_format is None and 'pipeline' not in dataset:
         raise ConfigError('Cannot build an image pipeline from the config: test_dataloader needs a dataset with a '

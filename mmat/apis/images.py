@@ -1,22 +1,18 @@
 """Read images from files, folders, URLs, arrays and PIL images."""
-import io
 import os
-from http.client import HTTPException
 from pathlib import Path
 from typing import List, Sequence, Union
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from mmengine import fileio
-from PIL import Image, ImageOps
+from PIL import Image
 
-from mmat.errors import DataError, FileError, MissingFileError, did_you_mean
+from mmat.datasets.image_files import load_image, to_bgr
+from mmat.errors import DataError, MissingFileError, did_you_mean
 
 Source = Union[str, os.PathLike, np.ndarray, Image.Image]
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
-# Pillow's other formats run programs (EPS) or are no photographs.
-_FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')
 
 
 def list_images(inputs: Union[Source, Sequence[Source]]) -> List[Source]:
@@ -67,18 +63,19 @@ def _list_path(path: Path) -> List[str]:
 
 
 def read_image(source: Source) -> np.ndarray:
-    """Read an image as a BGR array. Gray, palette and 16-bit images are converted; transparency is dropped.
+    """Read an image as a BGR array, as :class:`mmat.datasets.LoadImage` does in training.
 
     Args:
         source (str | ndarray | Image): A path; a URL of any of mmengine's file backends; an array of shape (H, W, 3),
             uint8, **BGR** as returned by ``mmcv.imread``; or a PIL image.
 
     Returns:
-        ndarray: Shape (H, W, 3), uint8, BGR, rotated according to the file's EXIF orientation.
+        ndarray: Shape (H, W, 3), uint8, BGR. Files and PIL images are rotated according to their EXIF orientation.
 
     Raises:
+        MissingFileError: The file does not exist.
         FileError: The file or URL cannot be read.
-        DataError: The file is not an image, or ``source`` has another type, shape or dtype.
+        DataError: The image is damaged or has pixels of 32 bits, or ``source`` has another type, shape or dtype.
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or source.size == 0:
@@ -86,34 +83,11 @@ def read_image(source: Source) -> np.ndarray:
                             f'{source.dtype} of shape {source.shape}.')
         return np.ascontiguousarray(source)  # OpenCV refuses negative strides, such as of rgb[..., ::-1]
     if isinstance(source, Image.Image):
-        return _to_bgr(source, 'PIL image')
+        return to_bgr(source)
     if not isinstance(source, str):
         raise DataError('An image must be a path, a URL, an array of shape (H, W, 3) or a PIL image, got '
                         f'{type(source).__name__}.')
-    try:
-        content = fileio.get(source.removeprefix('file://'))
-    except (OSError, ImportError, KeyError, ValueError, HTTPException) as error:
-        reason = 'no file backend for this scheme' if isinstance(error, KeyError) else error
-        raise FileError(f'Cannot read image {source!r}: {reason}.') from error
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
-            image = ImageOps.exif_transpose(file)
-    except Exception as error:  # damaged bytes can raise any exception while they are decoded
-        raise DataError(f'Cannot decode image {source!r}: the file is truncated or not an image '
-                        f'({type(error).__name__}).') from error
-    return _to_bgr(image, repr(source))
-
-
-def _to_bgr(image: Image.Image, name: str) -> np.ndarray:
-    if image.mode == 'F' or 0 in image.size:
-        raise DataError(f'Cannot use {name}: expected pixels of 8 or 16 bits, got mode {image.mode!r} and size '
-                        f'{image.size}.')
-    if image.mode.startswith('I'):
-        # 16 bits, which Pillow would clip at 255.
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode == 'P':
-        image = image.convert('RGBA')  # Pillow warns if a palette with transparency is converted to RGB directly
-    return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+    return load_image(source)
 
 
 def unique_stems(sources: Sequence[Source]) -> List[str]:

@@ -3,6 +3,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
+from mmengine.dataset import default_collate
 from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -81,10 +82,23 @@ class BatchedSamples(BaseDataElement):
                    for sample, rows in self._samples.values())
 
 
+class _Batch(dict):
+    """A batch as a dict, which collate functions can also read as a sequence of items."""
+
+    def __missing__(self, index: int) -> dict:
+        if isinstance(index, str):
+            raise KeyError(index)
+        return {name: values[index] for name, values in self.items()}
+
+    def __iter__(self) -> Iterator[dict]:
+        return (self[index] for index in range(len(self['inputs'])))
+
+
 class InMemoryDataset(Dataset):
     """Images and labels as two tensors. A batch is read with one indexing operation.
 
-    Use it with ``collate_fn=dict(type='mmat.keep_batch')`` and ``num_workers=0``.
+    Use it with ``collate_fn=dict(type='mmat.keep_batch')`` and ``num_workers=0``. Other collate functions, mmengine's
+    dataset wrappers (which take its config) and torch's read it image by image.
 
     Args:
         images (Tensor): Shape (N, C, H, W), uint8.
@@ -118,6 +132,18 @@ class InMemoryDataset(Dataset):
         self.labels = labels
         self.metainfo = dict(classes=tuple(classes))
 
+    # mmengine's wrappers call these three.
+    def full_init(self) -> None:
+        """Do nothing: the data is loaded."""
+
+    def get_data_info(self, index: int) -> dict:
+        """Return the label of an image."""
+        return dict(gt_label=int(self.labels[index]))
+
+    def get_cat_ids(self, index: int) -> List[int]:
+        """Return the label of an image as a list."""
+        return [int(self.labels[index])]
+
     @classmethod
     def image_size(cls, **options) -> Optional[int]:
         """Return the height and width of the images for given options, without reading the data.
@@ -136,18 +162,30 @@ class InMemoryDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
-        return dict(inputs=self.images[index], data_samples=BatchedSamples(self.labels[[index]], [index])[0])
+        index = range(len(self))[index]
+        sample = DataSample(metainfo=dict(sample_idx=index)).set_gt_label(self.labels[index])
+        return dict(inputs=self.images[index], data_samples=sample)
 
     def __getitems__(self, indices: List[int]) -> dict:
         # torch's loader calls it with the whole batch, in place of __getitem__ for each image.
         index = np.asarray(indices)
         chosen = torch.from_numpy(index)
         # index_select is several times as fast as `images[chosen]`.
-        return dict(inputs=self.images.index_select(0, chosen),
-                    data_samples=BatchedSamples(self.labels.index_select(0, chosen), index))
+        return _Batch(inputs=self.images.index_select(0, chosen),
+                      data_samples=BatchedSamples(self.labels.index_select(0, chosen), index))
 
 
 @FUNCTIONS.register_module()
-def keep_batch(batch: dict) -> dict:
-    """Return the batch unchanged: the collate function of a dataset that reads whole batches."""
-    return batch
+def keep_batch(batch: Union[dict, Sequence[dict]]) -> dict:
+    """Return a batch that the dataset read as a whole. The collate function for :class:`InMemoryDataset`.
+
+    A list of single images, as read through a dataset wrapper, is stacked.
+    """
+    if isinstance(batch, dict):
+        return dict(batch)
+    samples = [item['data_samples'] for item in batch]
+    collated = default_collate(batch)
+    if all({*sample.all_keys()} == {'gt_label', 'sample_idx'} for sample in samples):
+        collated['data_samples'] = BatchedSamples(torch.cat([sample.gt_label for sample in samples]),
+                                                  [sample.sample_idx for sample in samples])
+    return collated
