@@ -9,9 +9,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmat.engine.loader_checks import check_batches
 from mmat.errors import ConfigError, MissingFileError, MissingPackageError
 from mmat.models.options import check_number
-from mmat.models.targets import read_targets
+from mmat.models.targets import class_names, compare_classes, read_targets
 from mmat.registry import DATASETS, MODELS
 
 from .model import get_model
@@ -37,6 +38,7 @@ def extract_features(network: nn.Module, dataset: Union[Dataset, dict], batch_si
         dataset=dataset, batch_size=batch_size, num_workers=num_workers,
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='mmat.keep_batch' if whole else 'pseudo_collate')))
+    check_batches(loader, 'extract_features')
     network.eval()
     features, labels = [], []
     for batch in track(loader, description='features'):
@@ -91,9 +93,9 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
         network.data_preprocessor = preprocessor.to(next(network.parameters()).device)
     loading = dict(batch_size=config.get('batch_size', 256), num_workers=config.get('num_workers', 0))
     datasets = {split: _build_dataset(config[split], split) for split in ('train', 'test')}
-    classes = {split: dataset.metainfo.get('classes') for split, dataset in datasets.items()}
-    if classes['train'] != classes['test']:
-        raise ConfigError(f'The classes of train ({classes["train"]}) and test ({classes["test"]}) differ.')
+    difference = compare_classes(*map(class_names, (datasets['train'], datasets['test'])), 'test')
+    if difference:
+        raise ConfigError(f'The classes of the datasets train and test differ: {difference}.')
     (inputs, labels), (test_inputs, test_labels) = (
         tuple(each.numpy() for each in extract_features(network, datasets[split], **loading))
         for split in ('train', 'test'))

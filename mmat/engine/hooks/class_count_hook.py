@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from mmat.errors import ConfigError, DataError
 from mmat.models import Distiller
 from mmat.models.at_heads.base import GRADIENTS
-from mmat.models.distillers.teacher import wants_of
+from mmat.models.distillers.readers import wants_of
 from mmat.models.targets import class_names, compare_classes
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import checkpoint_classes, unwrap
@@ -55,7 +55,7 @@ class ClassCountHook(Hook):
         for name, other in _evaluation_loaders(runner):
             self._check(other, name, runner, classes)
         _check_start(runner, classes)
-        _check_teacher(runner, classes)
+        _check_teachers(runner, classes)
         _set_classes(runner, classes)
 
     def before_val(self, runner) -> None:
@@ -128,21 +128,23 @@ def _check_start(runner, classes: Optional[Sequence[str]]) -> None:
         log(f'The weights to start from were trained on other classes than those of train_dataloader: {difference}.')
 
 
-def _check_teacher(runner, classes: Optional[Sequence[str]]) -> None:
+def _check_teachers(runner, classes: Optional[Sequence[str]]) -> None:
     model = unwrap(runner.model)
-    if not isinstance(model, Distiller) or not {'logits', *GRADIENTS} & {*wants_of(model.at_heads, 'teacher')}:
-        return
-    others = model.teacher.classes
-    difference = compare_classes(classes, others, 'the teacher')
-    if not difference:
-        return
-    labels = {str(name): label for label, name in enumerate(classes)}
-    moved = any(labels.get(str(name), label) != label for label, name in enumerate(others))
-    message = (f'The classes of the teacher ({model.teacher.checkpoint or "as given"}) differ from those of '
-               f'train_dataloader, and a transfer head reads its logits or its loss: {difference}.')
-    if moved or len(others) != len(classes):
-        raise ConfigError(f'{message} Use a teacher trained on the same classes.')
-    runner.logger.warning(f'{"!" * 20} {message} If these are other names of the same classes, ignore this. {"!" * 20}')
+    for name, teacher in model.teachers.items() if isinstance(model, Distiller) else ():
+        if {'logits', *GRADIENTS}.isdisjoint(wants_of(model.readers_of(name), 'teacher')):
+            continue
+        others = teacher.classes
+        difference = compare_classes(classes, others, f'{name!r}')
+        if not difference:
+            continue
+        message = (f'The classes of {name!r} ({teacher.checkpoint or "as given"}) differ from those of '
+                   f'train_dataloader, and a transfer head reads its logits or its loss: {difference}.')
+        labels = {str(each): label for label, each in enumerate(classes)}
+        moved = any(labels.get(str(each), label) != label for label, each in enumerate(others))
+        if moved or len(others) != len(classes):
+            raise ConfigError(f'{message} Use a teacher trained on the same classes.')
+        runner.logger.warning(f'{"!" * 20} {message} If these are other names of the same classes, ignore this. '
+                              f'{"!" * 20}')
 
 
 def _loaded_classes(runner) -> Optional[Sequence[str]]:
