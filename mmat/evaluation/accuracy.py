@@ -44,6 +44,10 @@ class Accuracy(MMPretrainAccuracy):
         columns = [[each[name] for each in data_samples] if name in data_samples[0] else None
                    for name in ('gt_label', 'pred_score', 'pred_label')]
         labels, scores, predicted = columns
+        others = [len(label) for label in labels if len(label) != 1]
+        if others:
+            raise DataError(f'Accuracy needs one label per image, got {others[0]}. Use '
+                            "dict(type='mmpretrain.MultiLabelMetric') for a multi-label data set.")
         self._add(torch.cat(labels), None if scores is None else torch.stack(scores),
                   None if predicted is None else torch.cat(predicted))
 

@@ -60,10 +60,16 @@ def _difference(names: List[str], others: List[str]) -> List[str]:
 
 
 def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:
-    """Return the class of each image of a batch, by name if ``classes`` is given; empty if the batch has no labels."""
+    """Return the classes of each image of a batch, by name if ``classes`` is given; empty if the batch has no labels.
+
+    Several labels of an image are joined by commas. Scores of mixed images give the class with the highest.
+    """
+    samples = batch.get('data_samples')
     try:
-        targets = read_targets(batch['data_samples'])
-    except (KeyError, DataError):
-        return []
-    labels = targets if targets.dim() == 1 else targets.argmax(1)
-    return [classes[label] if classes else str(int(label)) for label in labels]
+        targets = read_targets(samples)
+        labels = (targets if targets.dim() == 1 else targets.argmax(1))[:, None]
+    except DataError:
+        if not samples or not all('gt_label' in sample for sample in samples):
+            return []
+        labels = [sample.gt_label for sample in samples]
+    return [', '.join(classes[label] if classes else str(int(label)) for label in each) for each in labels]

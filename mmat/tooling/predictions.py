@@ -64,6 +64,32 @@ def read_predictions(path: Union[str, Path]) -> List[dict]:
     return predictions
 
 
+def check_single_label(predictions: Sequence[dict], reader: str) -> None:
+    """Check that each image has one predicted and one true label.
+
+    Args:
+        predictions (Sequence[dict]): From :func:`read_predictions`.
+        reader (str): What needs them, for the message.
+
+    Raises:
+        DataError: They are from a multi-label network or data set.
+    """
+    for index, each in enumerate(predictions):
+        for key in ('pred_label', 'gt_label'):
+            if key in each and each[key].numel() != 1:
+                raise DataError(f'{reader} needs one label per image, but image {each.get("sample_idx", index)} has '
+                                f'{each[key].numel()} in `{key}`. Use tools/analysis_tools/eval_metric.py --metric '
+                                'type=MultiLabelMetric for multi-label predictions.')
+
+
+class SingleLabelConfusionMatrix(ConfusionMatrix):
+    """mmpretrain's confusion matrix, which refuses multi-label predictions."""
+
+    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
+        check_single_label(data_samples, 'A confusion matrix')
+        super().process(data_batch, data_samples)
+
+
 class DumpPredictions(DumpResults):
     """mmengine's DumpResults with copies of the tensors, because a view would save its whole batch."""
 
@@ -89,7 +115,7 @@ def compute_confusion_matrix(config: Config, source: str) -> Tensor:
         Tensor: Number of images by true and predicted class, shape (classes, classes), int64.
 
     Raises:
-        DataError: The predictions are from another test set, or unreadable.
+        DataError: The predictions are from another test set, unreadable, or multi-label.
         CheckpointError: The checkpoint is unreadable or does not fit the network.
         MissingFileError: The file or the data does not exist.
     """
@@ -98,7 +124,7 @@ def compute_confusion_matrix(config: Config, source: str) -> Tensor:
         if classes and len(predictions[0]['pred_score']) != classes:
             raise DataError(f'{str(source)!r} holds predictions of {len(predictions[0]["pred_score"])} classes, the '
                             f'config has {classes} classes. Use the config that made the predictions.')
-        metric = ConfusionMatrix()
+        metric = SingleLabelConfusionMatrix()
         metric.process(None, predictions)
         return metric.compute_metrics(metric.results)['result']
     config = config.copy()
@@ -109,6 +135,7 @@ def compute_confusion_matrix(config: Config, source: str) -> Tensor:
         config.work_dir, config.experiment_name, config.launcher = work_dir, work_dir, 'none'
         runner = build_runner(config)
         load_weights(runner.model, source)
+        runner.test_loop.evaluator.metrics = [SingleLabelConfusionMatrix()]
         return runner.test()['confusion_matrix/result']
 
 

@@ -10,9 +10,8 @@ from mmat.registry import MODELS
 
 WRN = dict(type='mmat.WideResNet', depth=10, out_indices=(0, 1, 2))
 VGG = dict(type='mmat.AttentionVGG', base_channels=8)
-SPATIAL = [dict(type='mmat.SpatialAttentionNeck', compatibility=compatibility, normalization=normalization, project=each)
-           for compatibility, normalization, each in itertools.product(
-               ['pc', 'dp'], ['softmax', 'sigmoid'], ['global', 'local'])]
+SPATIAL = [dict(type='mmat.SpatialAttentionNeck', compatibility=c, normalization=n, project=p)
+           for c, n, p in itertools.product(['pc', 'dp'], ['softmax', 'sigmoid'], ['global', 'local'])]
 GRID = [dict(type='mmat.GridAttentionNeck', inter_channels=8, normalization=each) for each in ('softmax', 'sigmoid')]
 HEADS = [dict(type='mmat.ConcatClsHead'), dict(type='mmat.ConcatClsHead', norm=False),
          dict(type='mmat.IndependentClsHead'), dict(type='mmat.IndependentClsHead', combine='sum')]

@@ -12,7 +12,7 @@ from mmat.errors import DataError
 from mmat.models import build_network
 from mmat.models.targets import class_names, read_targets
 from mmat.tooling.arguments import add_config_arguments, read_config, write_figure, write_json, write_picture
-from mmat.tooling.predictions import most_confident, read_predictions
+from mmat.tooling.predictions import check_single_label, most_confident, read_predictions
 from mmat.tooling.samples import build_dataset, read_batch, to_rgb
 from mmat.visualization.picture_grid import draw_picture_grid
 
@@ -33,6 +33,7 @@ def main():
     args = parse_args()
     config = read_config(args)
     predictions = read_predictions(args.predictions)
+    check_single_label(predictions, 'analyze_results.py')
     dataset = build_dataset(config, 'test')
     preprocessor = build_network(config).data_preprocessor
     report = {}

@@ -5,11 +5,13 @@ import argparse
 from mmengine.config import DictAction
 from mmengine.evaluator import Evaluator
 from mmengine.registry import METRICS, init_default_scope
+from mmpretrain.evaluation import Accuracy, ConfusionMatrix, SingleLabelMetric
 
-import mmat.models  # noqa: F401  imports mmpretrain's metrics
 from mmat.apis import command_line
 from mmat.errors import UserError
-from mmat.tooling.predictions import read_predictions
+from mmat.tooling.predictions import check_single_label, read_predictions
+
+SINGLE_LABEL = (Accuracy, ConfusionMatrix, SingleLabelMetric)
 
 
 def parse_args():
@@ -31,7 +33,11 @@ def main():
             raise UserError('--metric needs KEY=VALUE pairs with `type`, such as --metric type=Accuracy topk=1,5, got '
                             f'{" ".join(words)!r}.')
         metrics.append(METRICS.build({key: DictAction._parse_iterable(value) for key, value in options.items()}))
-    for name, value in Evaluator(metrics).offline_evaluate(read_predictions(args.predictions)).items():
+    predictions = read_predictions(args.predictions)
+    for metric in metrics:
+        if isinstance(metric, SINGLE_LABEL):
+            check_single_label(predictions, type(metric).__name__)
+    for name, value in Evaluator(metrics).offline_evaluate(predictions).items():
         print(f'{name}: {value}')
 
 
