@@ -119,10 +119,17 @@ def resumed_run(tmp_path_factory, environment, teacher, in_process):
     return folder / 'run', output
 
 
+def changed_settings(output):
+    """Settings in warnings of a log."""
+    return re.findall(r'WARNING - .* ((?:data_preprocessor|default_hooks|model|optim_wrapper|randomness|train_cfg|'
+                      r'\w+_dataloader)\.[\w.]+) ', output)
+
+
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_reaches_the_end(resumed_run):
     work_dir, output = resumed_run
     start = int(re.search(r'resumed epoch: (\d+)', output)[1])
     assert 2 <= start < 6
+    assert not changed_settings(output)
     epochs = [line['epoch'] for line in scalars(work_dir) if 'loss' in line]
     assert epochs == list(range(start + 1, 7))
     checkpoint = torch.load(work_dir / 'epoch_6.pth')
@@ -188,6 +195,35 @@ def test_resuming_where_there_is_nothing_yet_starts(tool):
     assert torch.load(f'work_dirs/{STUDENT}/epoch_1.pth')['meta']['epoch'] == 1
 
 
+def test_other_settings_of_a_resumed_run_are_refused_or_logged(tool):
+    words = [STUDENT, '--work-dir', 'run', '--resume', '--fp32', '--cfg-options', *SHORT]
+    code, _ = tool('train.py', *words, 'train_cfg.max_epochs=1')
+    assert not code
+    code, _ = tool('train.py', *words, 'train_cfg.max_epochs=2', 'optim_wrapper.optimizer.lr=0.001')
+    assert code.startswith('train.py: error: ') and '\n' not in code
+    assert all(part in code for part in ('optim_wrapper.optimizer.lr', '0.05', '0.001', 'load_from'))
+    assert not Path('run/epoch_2.pth').exists()
+    words.remove('train_dataloader.batch_size=25')
+    code, output = tool('train.py', *words, 'train_cfg.max_epochs=2', 'train_dataloader.batch_size=10')
+    assert not code and changed_settings(output) == ['train_dataloader.batch_size']
+
+
+def test_a_training_without_batches_is_one_line(tool):
+    code, _ = tool('train.py', STUDENT, '--work-dir', 'run', '--fp32', '--cfg-options', *SHORT,
+                   'train_dataloader.drop_last=True', 'train_dataloader.batch_size=64')
+    assert code.startswith('train.py: error: ') and '\n' not in code
+    assert all(part in code for part in ('train_dataloader', '50', '64')) and not Path('run/epoch_1.pth').exists()
+
+
+def test_a_checkpoint_of_other_classes_is_not_tested(tool, resumed_run):
+    checkpoint = torch.load(resumed_run[0] / 'epoch_6.pth')
+    checkpoint['meta']['dataset_meta']['classes'] = (*'012345678', 'ten')
+    torch.save(checkpoint, 'other.pth')
+    code, _ = tool('test.py', STUDENT, 'other.pth', '--fp32', '--cfg-options', *SHORT)
+    assert code.startswith('test.py: error: ') and '\n' not in code
+    assert all(part in code for part in ('test_dataloader', "'9'", "'ten'"))
+
+
 # Several seeds in one process
 
 def test_seeds_trained_together_are_those_trained_alone_also_after_a_kill(tool, teacher, environment):
@@ -204,7 +240,7 @@ def test_seeds_trained_together_are_those_trained_alone_also_after_a_kill(tool, 
         assert first.wait() == -signal.SIGKILL
     assert not Path('run/seed1/epoch_4.pth').exists()
     code, output = tool('train.py', *together)
-    assert not code and output.count('resumed epoch: ') == 2
+    assert not code and output.count('resumed epoch: ') == 2 and not changed_settings(output)
     code, _ = tool('train.py', DISTILLATION, '--work-dir', 'alone', '--seed', '1', *words)
     assert not code
     first, second = (torch.load(folder + '/epoch_4.pth') for folder in ('run/seed1', 'alone'))
