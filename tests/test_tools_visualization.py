@@ -265,6 +265,33 @@ def test_channels_are_reversed_for_a_network_with_the_other_order(pictures, draw
     check_maps(bgr, rgb)
 
 
+@pytest.mark.parametrize('files', [True, False])
+def test_attention_lies_over_the_cropped_part_of_a_picture(files, pictures, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr('mmat.visualization.render_attention_grid',
+                        lambda *args: calls.append(args) or np.zeros((4, 4, 3), np.uint8))
+    torch.manual_seed(0)
+    network = build_network(str(pictures))
+    torch.save(network.state_dict(), tmp_path / 'x.pth')
+    crop = dict(type='mmpretrain.CenterCrop', crop_size=8)
+    config = Config.fromfile(pictures)
+    config.test_dataloader.dataset.pipeline.insert(2, crop)
+    config.dump(tmp_path / 'crop.py')
+    words = [tmp_path / 'images' / 'a' / '0.png', tmp_path / 'images' / 'b' / '2.png'] if files else ['-n', '2']
+    code, _ = run_tool('visualization/vis_attention.py', tmp_path / 'crop.py', tmp_path / 'x.pth', *words, '--out',
+                       tmp_path / 'a.png')
+    assert not code
+    (photographs, attention, titles), = calls
+    assert list(titles) == (['0', '2'] if files else ['a', 'b'])
+    for photograph in photographs:
+        # Of 20 x 10 pixels, resized to 16 x 8.
+        assert photograph.box == pytest.approx((5, 0, 15, 10), abs=0.5)
+        rgb = (photograph.image * 255).round().permute(1, 2, 0)
+        assert rgb.shape == (10, 20, 3) and rgb[0, 0].tolist() == [250, 0, 0] and rgb[0, -1].tolist() == [0, 0, 250]
+    maps, = attention.values()
+    assert maps['group0'].shape == (2, 8, 8)
+
+
 def test_an_attention_grid_is_drawn(weights, tmp_path):
     code, _ = run_tool('visualization/vis_attention.py', STUDENT, weights[STUDENT], '-n', '2', '--out',
                        tmp_path / 'a.png')

@@ -334,7 +334,7 @@ def drawn(monkeypatch):
     """Arguments of the rendering, (images, attention). The rendering itself is skipped: it is slow."""
     calls = []
 
-    def render(images, attention, titles=(), caption=""):
+    def render(images, attention, titles=(), caption=''):
         calls.append((images, attention))
         return np.full((2, 2, 3), len(calls), np.uint8)
 
@@ -365,6 +365,38 @@ def test_the_drawn_image_is_the_input_of_the_network(dataset, network, drawn):
     assert list(attention[title]) == ['group0', 'group1', 'group2']
     for maps, expected in zip(attention[title].values(), result['attention'].values()):
         assert torch.equal(maps[0], torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize('height, width', [(210, 320), (320, 210)])
+@pytest.mark.parametrize('dataset, box', [
+    (HELD, (0, 0, 1, 1)),
+    # The middle half in each direction, or of the shorter side in both.
+    (dict(FILES, pipeline=[FILES['pipeline'][0], dict(type='mmpretrain.Resize', scale=(64, 64)),
+                           dict(type='mmpretrain.CenterCrop', crop_size=32), FILES['pipeline'][-1]]),
+     (0.25, 0.25, 0.75, 0.75)),
+])
+def test_maps_lie_over_the_part_that_the_network_sees(dataset, box, height, width, network, drawn, seen):
+    array, model = noise(0, height, width), network(dataset)
+    batches = seen(model)
+    result, = mmat.AttentionInferencer(model)(array, return_vis=True)
+    (photograph, ), attention = drawn[0]
+    torch.testing.assert_close(photograph.image, torch.from_numpy(array[..., ::-1].copy()).permute(2, 0, 1) / 255)
+    assert photograph.box == pytest.approx([side * size for side, size in zip(box, (width, height) * 2)], abs=1)
+    # Drawing does not change the input of the network, the only one.
+    assert [tuple(batch.shape) for batch in batches] == [(1, 3, 32, 32)]
+    undrawn, = mmat.AttentionInferencer(model)(array)
+    np.testing.assert_array_equal(result['pred_scores'], undrawn['pred_scores'])
+
+
+def test_an_image_that_the_pipeline_rotates_is_drawn_as_the_network_sees_it(network, drawn):
+    rotate = dict(type='mmpretrain.Rotate', angle=90., prob=1., random_negative_prob=0.)
+    model = network(dict(FILES, pipeline=[*FILES['pipeline'][:1], rotate, FILES['pipeline'][-1]]))
+    inferencer, array = mmat.AttentionInferencer(model), noise(0)
+    inferencer(array, return_vis=True)
+    (photograph, ), _ = drawn[0]
+    inputs = inferencer.pipeline(array)['inputs']
+    torch.testing.assert_close(photograph.image, inputs.flip(0) / 255)
+    assert photograph.box == (0, 0, 32, 32)
 
 
 def test_the_drawing_is_a_png(network, tmp_path):

@@ -266,6 +266,26 @@ def test_neither_is_refused_before_the_first_step(network_config, make_runner):
     assert runner.iter == 0
 
 
+def test_images_in_files_are_shown_whole(network_config, make_runner, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, 'render_attention_grid',
+                        lambda images, *args: calls.append(images) or np.zeros((2, 2, 3), np.uint8))
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    (tmp_path / 'images' / 'a').mkdir(parents=True)
+    Image.fromarray(rgb).save(tmp_path / 'images' / 'a' / '0.png')
+    steps = [dict(type='LoadImageFromFile'), dict(type='CenterCrop', crop_size=10), dict(type='PackInputs')]
+    dataset = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path / 'images'), _scope_='mmpretrain',
+                   pipeline=[{**step, 'type': f'mmpretrain.{step["type"]}'} for step in steps])
+    preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', mean=MEAN, std=STD, to_rgb=True)
+    runner = make_runner({**network_config(), 'data_preprocessor': preprocessor}, **on(dataset, 'default_collate'))
+    hook = AttentionVisualizationHook()
+    hook.before_train(runner)
+    (photograph, ), = calls
+    torch.testing.assert_close(photograph.image, torch.from_numpy(rgb).permute(2, 0, 1) / 255)
+    assert photograph.box == pytest.approx((10, 5, 20, 15), abs=0.5)
+    assert hook._batch.shape == (1, 3, 10, 10)
+
+
 @pytest.mark.parametrize('normalisation', [dict(mean=MEAN, std=STD), {}])
 def test_images_read_one_by_one_are_shown_as_they_were(normalisation, network_config, draw_once):
     preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', to_rgb=True, **normalisation)
