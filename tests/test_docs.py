@@ -124,7 +124,8 @@ def is_config(code):
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return (all(isinstance(node, ast.Assign) for node in tree.body) and bool(calls or '_base_' in code)
             and all(isinstance(node.func, ast.Name) and node.func.id == 'dict' for node in calls)
-            and not any(isinstance(node, ast.Attribute) for node in ast.walk(tree)))
+            and not any(isinstance(node, ast.Attribute) and getattr(node.value, 'id', None) != '_base_'
+                        for node in ast.walk(tree)))
 
 
 def read_config(code, namespace):
@@ -145,7 +146,7 @@ def read_config(code, namespace):
         MODELS.build(copy.deepcopy(config.model))
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         assert loader not in config or DATASETS.get(config[loader].dataset.type)
-    if '{{' not in code:
+    if '_base_.' not in code:
         for statement in ast.parse(code).body:
             scope = {}
             exec(compile(ast.Module([statement], []), 'config', 'exec'), scope)

@@ -6,15 +6,21 @@ import traceback
 from types import FrameType
 from typing import Any, Iterable, Optional, Sequence
 
+import cv2
+from mmcv.transforms import LoadImageFromFile
 from mmengine import registry
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import Registry
 from mmengine.registry.build_functions import build_from_cfg
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from mmengine.utils import ManagerMixin
+from mmpretrain.datasets import CustomDataset
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from mmat.errors import ConfigError, MissingFileError, UserError, did_you_mean
+from mmat.engine.loader_checks import no_batch_error
+from mmat.errors import ConfigError, DataError, MissingFileError, UserError, did_you_mean
 
 # Top-level keys that a run reads, whether or not a config sets them.
 SETTINGS = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpointing', 'compile', 'custom_imports',
@@ -25,6 +31,7 @@ _REQUIRED = dict(train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper
                  test=('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
 _DATA_ROOT = ('Set its folder with --cfg-options train_dataloader.dataset.data_root=PATH, likewise val_dataloader and '
               'test_dataloader.')
+_IMAGE_CAUSES = 'it is truncated, empty, not an image, or of a kind that OpenCV does not read'
 # Arguments that the Runner adds to a config's.
 _GIVEN = ('runner', 'dataloader', 'dataset', 'optimizer')
 
@@ -122,11 +129,12 @@ def _check_function(config: Any, name: str) -> None:
 
 
 def find_config_error(error: Exception) -> Optional[UserError]:
-    """Translate an error of mmengine's builders into a message about the config.
+    """Translate an error of mmengine's builders or of mmpretrain's image loading into a message about config or data.
 
     An error belongs to the config if the builder itself raised it (no or an unknown ``type``, arguments that do not fit
-    the signature), if a library's constructor refused its arguments, or if a dataset did not find a file. The place is
-    read from the traceback's frames, not from the wording of the error.
+    the signature), if a library's constructor refused its arguments, or if a dataset did not find a file. An error
+    belongs to the data if LoadImageFromFile cannot read an image, or CustomDataset finds none. The place is read from
+    the traceback's frames, not from the wording of the error.
 
     Args:
         error (Exception): As it was raised.
@@ -141,6 +149,12 @@ def find_config_error(error: Exception) -> Optional[UserError]:
         frames.pop()  # build_from_cfg calls it in place of a constructor
     if frames[-1].f_code is build_from_cfg.__code__:
         return _builder_error(error, frames[-1].f_locals)
+    if frames[-1].f_code.co_name == 'build_iter_from_epoch' and frames[-1].f_locals.get('epoch_length') == 0:
+        runner = next(each for each in (frame.f_locals.get('self') for frame in frames) if isinstance(each, Runner))
+        return no_batch_error(runner.train_dataloader, 'train_dataloader')
+    image_error = _image_error(error, frames)
+    if image_error:
+        return image_error
     call = _direct_call(frames[-1])
     if call and isinstance(error, TypeError):
         return _signature_error(*call, _GIVEN)
@@ -153,11 +167,33 @@ def find_config_error(error: Exception) -> Optional[UserError]:
     kind = getattr(built.get('registry'), 'name', None)
     if isinstance(error, FileNotFoundError) and error.filename and kind == 'dataset':
         return MissingFileError(f'{_name(cls)}: no file or folder {str(error.filename)!r}. {_DATA_ROOT}')
+    if frames[-1].f_code is CustomDataset._find_samples.__code__ and isinstance(error, (RuntimeError, AssertionError)):
+        return DataError(f'{_name(cls)} with images in {str(frames[-1].f_locals["self"].img_prefix)!r}: {error}')
+    if frames[-1].f_code is BaseDataset._serialize_data.__code__ and isinstance(error, ValueError):
+        return DataError(f'{_name(cls)} has 0 images. Check its files and `indices`.')
     in_constructor = frames[-1].f_code.co_name == '__init__' and _is_library(type(frames[-1].f_locals.get('self')))
     if (in_constructor and _is_library(cls) and error.args
             and isinstance(error, (ValueError, TypeError, KeyError, AssertionError))):
         return _signature_error(cls, arguments, _GIVEN) or ConfigError(
             f'{_name(cls)}: {" ".join(str(error.args[0]).split())}')
+    return None
+
+
+def _image_error(error: Exception, frames: Sequence[FrameType]) -> Optional[DataError]:
+    """Name the image that LoadImageFromFile cannot read, in this process or in a worker of a DataLoader."""
+    load = LoadImageFromFile.transform.__code__
+    if not isinstance(error, (AssertionError, OSError, cv2.error)):
+        return None
+    for frame in frames:
+        if frame.f_code is load:
+            path = frame.f_locals['filename']
+            if isinstance(error, FileNotFoundError):
+                return MissingFileError(f'No image {path!r}. {_DATA_ROOT}')
+            return DataError(f'LoadImageFromFile cannot read image {path!r}: {_IMAGE_CAUSES}.')
+    # A worker passes on the text of its traceback. The last line names the file unless OpenCV raised the error.
+    if frames[-1].f_code is ExceptionWrapper.reraise.__code__ and f'File "{load.co_filename}"' in str(error):
+        return DataError(f'LoadImageFromFile cannot read an image ({str(error).strip().splitlines()[-1]}): '
+                         f'{_IMAGE_CAUSES}. mmat.LoadImage names the file and the cause.')
     return None
 
 

@@ -67,7 +67,7 @@ def load_image(source: str) -> np.ndarray:
         source (str): A path, or a URL of any of mmengine's file backends.
 
     Returns:
-        ndarray: See :func:`to_bgr`. An animation or a file of several pages gives its first image.
+        ndarray: See ``to_bgr``. An animation or a file of several pages gives its first image.
 
     Raises:
         MissingFileError: The file does not exist.
@@ -142,7 +142,7 @@ def _damaged(name: str, error: Exception) -> DataError:
 class LoadImage(BaseTransform):
     """Load an image of any kind: gray, palette, CMYK, 16 bits, with transparency, a PNG or GIF named .jpg.
 
-    :class:`mmat.apis.AttentionInferencer` reads images in the same way, see :func:`load_image`. Transparency is
+    :class:`mmat.apis.AttentionInferencer` reads images in the same way. Transparency is
     dropped.
 
     mmpretrain's LoadImageFromFile decodes with OpenCV. It gives the same pixels for JPEG, is faster, and depends on

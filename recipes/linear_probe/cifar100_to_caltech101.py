@@ -5,7 +5,7 @@ network = 'vgg-att2-concat-pc_1xb128_cifar100'
 checkpoint = 'work_dirs/vgg-att2-concat-pc_1xb128_cifar100'
 
 pipeline = [
-    dict(type='mmpretrain.LoadImageFromFile'),
+    dict(type='mmat.LoadImage'),
     dict(type='mmpretrain.Resize', scale=(32, 32)),
     dict(type='mmpretrain.PackInputs'),
 ]

@@ -3,10 +3,11 @@ import torch.nn as nn
 from mmengine.config import Config
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.runner import Runner
+from PIL import Image
 from zoo_table import CONFIGS
 
 from mmat.apis.config_errors import check_keys, check_settings, find_config_error
-from mmat.errors import ConfigError, MissingFileError
+from mmat.errors import ConfigError, DataError, MissingFileError
 from mmat.registry import DATASETS, MODELS
 
 RUN = dict(model=dict(type='Net'), train_cfg=dict(by_epoch=True, max_epochs=1),
@@ -152,6 +153,53 @@ def test_a_missing_folder_of_a_dataset():
     error = translated(lambda: DATASETS.build(dataset))
     assert type(error) is MissingFileError
     assert 'data/nowhere/train' in str(error) and 'dataset.data_root=PATH' in str(error)
+
+
+# Images that mmpretrain loads
+
+def folder_loader(folder, load='mmpretrain.LoadImageFromFile', workers=0):
+    pipeline = [dict(type=load), dict(type='mmpretrain.PackInputs')]
+    return Runner.build_dataloader(dict(
+        batch_size=1, num_workers=workers, sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(type='mmpretrain.CustomDataset', data_root=str(folder), pipeline=pipeline)))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('content', ['half', 'nothing', 'a page'])
+def test_an_image_that_cannot_be_loaded_is_named(content, workers, tmp_path):
+    path = tmp_path / 'cat' / 'a.jpg'
+    path.parent.mkdir()
+    Image.effect_noise((64, 64), 50).save(path)
+    whole = path.read_bytes()
+    path.write_bytes({'half': whole[:len(whole) // 2], 'nothing': b'', 'a page': b'<html>Not found</html>'}[content])
+    error = translated(lambda: next(iter(folder_loader(tmp_path, workers=workers))))
+    assert type(error) is DataError and '\n' not in error.one_line()
+    # OpenCV's error about an empty file has no path, which is lost between processes.
+    assert str(path) in str(error) or (content == 'nothing' and workers and 'mmat.LoadImage' in str(error))
+    with pytest.raises(DataError) as ours:
+        next(iter(folder_loader(tmp_path, 'mmat.LoadImage', workers)))
+    assert repr(str(path)) in ours.value.one_line() and '\n' not in ours.value.one_line()
+
+
+@pytest.mark.parametrize('workers, kind', [(0, MissingFileError), (1, DataError)])
+def test_an_image_that_is_gone_is_named(workers, kind, tmp_path):
+    path = tmp_path / 'cat' / 'a.jpg'
+    path.parent.mkdir()
+    path.touch()
+    loader = folder_loader(tmp_path, workers=workers)
+    path.unlink()
+    error = translated(lambda: next(iter(loader)))
+    assert type(error) is kind and str(path) in str(error) and '\n' not in error.one_line()
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    for name in ('a.txt', 'b.jpg'):
+        (tmp_path / name).touch()
+    (tmp_path / 'cat').mkdir()
+    error = translated(lambda: folder_loader(tmp_path))
+    assert type(error) is DataError and str(tmp_path) in str(error)
+    error = translated(lambda: DATASETS.build(dict(type='mmpretrain.ImageNet', data_root=str(tmp_path), pipeline=[])))
+    assert type(error) is DataError and str(tmp_path) in str(error) and '1000' in str(error)
 
 
 @pytest.mark.parametrize('build', [

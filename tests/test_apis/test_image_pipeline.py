@@ -118,6 +118,10 @@ def test_a_dataset_inside_another_and_a_validation_set():
     inner = dict(type='mmpretrain.CustomDataset', pipeline=[LOAD, dict(type='mmpretrain.Resize', scale=(6, 4)), PACK])
     prepare, _ = pipeline('val_dataloader', type='RepeatDataset', times=2, dataset=inner)
     assert prepare(NOISE)['inputs'].shape == (3, 4, 6)
+    prepare, _ = pipeline(type='ConcatDataset', datasets=[inner, inner])
+    assert prepare(NOISE)['inputs'].shape == (3, 4, 6)
+    prepare, _ = pipeline(type='ConcatDataset', datasets=[dict(type='mmat.Digits', split='test')])
+    assert prepare(NOISE)['inputs'].shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize('config, found', [

@@ -4,7 +4,7 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image
 
 from mmat.datasets import LoadImage
-from mmat.errors import DataError, MissingFileError
+from mmat.errors import DataError, FileError, MissingFileError
 
 # Colours of four squares of 16 x 16 pixels, which JPEG keeps up to rounding.
 SQUARES = np.array([[(250, 10, 40), (0, 128, 255)], [(90, 90, 90), (20, 200, 60)]], dtype=np.uint8)
@@ -45,10 +45,17 @@ def test_the_error_names_a_damaged_file(tmp_path, content):
     Image.fromarray(PICTURE).save(path)
     whole = path.read_bytes()
     path.write_bytes({'half': whole[:len(whole) // 2], 'nothing': b'', 'a page': b'<html>Not found</html>'}[content])
-    with pytest.raises(DataError, match=r'/a\.jpg'):
+    with pytest.raises(DataError, match=r'/a\.jpg') as error:
         load(path)
+    assert '\n' not in str(error.value) and '0x' not in str(error.value)
 
 
 def test_the_error_names_a_missing_file(tmp_path):
     with pytest.raises(MissingFileError, match=r'nowhere\.jpg.* train_dataloader\.dataset\.data_root='):
         LoadImage()(dict(img_path=str(tmp_path / 'nowhere.jpg')))
+
+
+def test_the_error_names_a_folder(tmp_path):
+    with pytest.raises(FileError) as error:
+        load(tmp_path)
+    assert repr(str(tmp_path)) in str(error.value)

@@ -1,14 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.runner import Runner
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.structures import DataSample
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from mmat.datasets import BatchedSamples, InMemoryDataset, keep_batch
+from mmat.datasets import BatchedSamples, Digits, InMemoryDataset, keep_batch
 from mmat.errors import ConfigError
+from mmat.models import BatchPreprocessor
 
 CLASSES = ['a', 'b', 'c']
 
@@ -63,6 +66,14 @@ def test_an_item():
     assert item['data_samples'].sample_idx == 4
 
 
+def test_an_item_counted_from_the_end():
+    data = dataset()
+    assert data[-1]['data_samples'].sample_idx == 6 and data[-1]['inputs'][0, 0, 0] == 6
+    for index in (7, -8):
+        with pytest.raises(IndexError):
+            data[index]
+
+
 def test_a_batch():
     batch = dataset().__getitems__([6, 1])
     assert batch['inputs'].shape == (2, 3, 2, 2)
@@ -103,6 +114,93 @@ def test_mmengine_builds_its_loader_from_a_config():
         collate_fn=dict(type='mmat.keep_batch')))
     assert [len(batch['data_samples']) for batch in loader] == [4, 3]
     assert MMENGINE_FUNCTIONS.get('mmat.keep_batch') is keep_batch
+
+
+# Wrappers and collate functions, against plain indexing
+
+DIGITS = dict(type='mmat.Digits', split='train', indices=list(range(12)))
+OTHERS = dict(DIGITS, indices=[40, 3, 77])
+# The dataset, and the positions of its images among the training images.
+WRAPPED = {
+    'plain': (lambda: Digits('train', indices=12), [*range(12)]),
+    'RepeatDataset': (lambda: dict(type='RepeatDataset', times=3, dataset=DIGITS), [*range(12)] * 3),
+    'ConcatDataset': (lambda: dict(type='ConcatDataset', datasets=[OTHERS, DIGITS]), [40, 3, 77, *range(12)]),
+    'nested': (lambda: dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[OTHERS] * 2)),
+               [40, 3, 77] * 4),
+    'Subset': (lambda: Subset(Digits('train', indices=12), [5, 0, 5, 11]), [5, 0, 5, 11]),
+    'ConcatDataset of torch': (lambda: ConcatDataset([Digits('train', indices=2), Digits('train', indices=[9, 8])]),
+                               [0, 1, 9, 8]),
+    'Subset of ConcatDataset': (
+        lambda: Subset(ConcatDataset([Digits('train', indices=4), Digits('train', indices=[9])]), [4, 1]), [9, 1]),
+}
+
+
+@pytest.mark.parametrize('collate', ['mmat.keep_batch', 'pseudo_collate', 'default_collate', None])
+@pytest.mark.parametrize('wrapper', WRAPPED)
+def test_wrappers_read_the_same_images_and_labels(wrapper, collate):
+    make, positions = WRAPPED[wrapper]
+    config = dict(batch_size=5, num_workers=0, dataset=make(), sampler=dict(type='DefaultSampler', shuffle=False))
+    loader = Runner.build_dataloader(dict(config, collate_fn=dict(type=collate)) if collate else config)
+    train = Digits('train')
+    batches = list(loader)
+    assert [len(batch['inputs']) for batch in batches] == [
+        min(5, len(positions) - start) for start in range(0, len(positions), 5)]
+    preprocess = BatchPreprocessor()
+    images = torch.cat([preprocess(batch)['inputs'] for batch in batches])
+    samples = [sample for batch in batches for sample in batch['data_samples']]
+    assert torch.equal(images, train.images[positions].float())
+    assert [sample.gt_label.tolist() for sample in samples] == [[label] for label in train.labels[positions].tolist()]
+    assert all(isinstance(sample, DataSample) for sample in samples)
+    for batch in batches:
+        assert isinstance(batch['data_samples'], BatchedSamples) == (collate == 'mmat.keep_batch')
+    if 'Subset' not in wrapper and 'torch' not in wrapper:
+        assert loader.dataset.metainfo == dict(classes=tuple('0123456789'))
+
+
+def test_positions_of_items_survive_wrappers_and_keep_batch():
+    data = MMENGINE_DATASETS.build(dict(type='RepeatDataset', times=2, dataset=DIGITS))
+    assert keep_batch([data[5], data[12]])['data_samples'].sample_idx.tolist() == [5, 0]
+
+
+def test_a_class_balanced_wrapper_repeats_rare_classes():
+    train = Digits('train')
+    often = [index for index in range(200) if train.labels[index] == 3][:15]
+    rare = next(index for index in range(200) if train.labels[index] == 7)
+    data = MMENGINE_DATASETS.build(dict(type='ClassBalancedDataset', oversample_thr=0.25,
+                                        dataset=dict(DIGITS, indices=[*often, rare])))
+    # The class of one image in 16 has the repeat factor sqrt(0.25 * 16) = 2.
+    expected = [*often, rare, rare]
+    assert len(data) == 17 and data.get_cat_ids(16) == [7] and data.get_data_info(0) == dict(gt_label=3)
+    batch = keep_batch([data[index] for index in range(17)])
+    assert torch.equal(batch['inputs'], train.images[expected])
+    assert batch['data_samples'].gt_label.tolist() == train.labels[expected].tolist()
+
+
+def test_a_batch_is_a_dict_and_a_sequence_of_items():
+    batch = dataset().__getitems__([6, 1])
+    assert set(batch.keys()) == {'inputs', 'data_samples'} and type(keep_batch(batch)) is dict
+    assert [item['inputs'][0, 0, 0].item() for item in batch] == [6, 1]
+    assert [sample.sample_idx for sample in pseudo_collate(batch)['data_samples']] == [6, 1]
+    for key, error in ((2, IndexError), ('inptus', KeyError)):
+        with pytest.raises(error):
+            batch[key]
+
+
+def test_keep_batch_loses_nothing_of_other_datasets_samples():
+    items = [dict(inputs=torch.full((3, 2, 2), i), data_samples=DataSample(metainfo=dict(img_path=f'{i}.png')))
+             for i in range(2)]
+    batch = keep_batch([dict(item, data_samples=item['data_samples'].set_gt_score(torch.ones(3))) for item in items])
+    assert batch['inputs'][:, 0, 0, 0].tolist() == [0, 1]
+    assert [sample.img_path for sample in batch['data_samples']] == ['0.png', '1.png']
+    assert all('gt_score' in sample for sample in batch['data_samples'])
+
+
+def test_workers_read_the_same_batches():
+    loaders = [DataLoader(dataset(), batch_size=3, collate_fn=keep_batch, num_workers=number) for number in (0, 2)]
+    for here, there in zip(*loaders):
+        assert torch.equal(here['inputs'], there['inputs'])
+        assert torch.equal(here['data_samples'].gt_label, there['data_samples'].gt_label)
+        assert here['data_samples'].sample_idx.tolist() == there['data_samples'].sample_idx.tolist()
 
 
 # BatchedSamples

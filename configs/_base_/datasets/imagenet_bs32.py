@@ -1,4 +1,5 @@
-# mmpretrain's ImageNet transforms, with Pillow instead of OpenCV for resizing.
+# mmpretrain's ImageNet transforms, with Pillow instead of OpenCV for resizing. OpenCV decodes JPEG to the same pixels
+# as mmat.LoadImage, faster.
 data_preprocessor = dict(
     type='mmpretrain.ClsDataPreprocessor', num_classes=1000, mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375], to_rgb=True)
