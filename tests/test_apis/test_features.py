@@ -147,8 +147,9 @@ def test_refuses_datasets_of_different_classes(config, monkeypatch):
         return dataset
 
     monkeypatch.setattr(DATASETS, 'build', other)
-    with pytest.raises(ConfigError, match=r"train \(.*'9'.*test \(\('a', 'b'\)\)"):
+    with pytest.raises(ConfigError) as error:
         linear_probe(config)
+    assert [part for part in ('train', 'test', "'a'", "'b'", "'0'") if part not in str(error.value)] == []
 
 
 def test_the_recipes_name_existing_networks_and_checkpoints():

@@ -219,7 +219,7 @@ class Teacher:
             raise LayerError(f'{error} If the size is the cause, {advice}.') from error
 
     def output_shapes(self, layers: Mapping[Layer, str], size: Tuple[int, int]) -> Dict[Layer, torch.Size]:
-        """Return the shapes of layers' outputs for one image, see :func:`mmat.models.build_checks.output_shapes`.
+        """Return the shapes of layers' outputs for one image, as ``mmat.models.build_checks.output_shapes`` does.
 
         Args:
             layers (Mapping): Name -> module path.
