@@ -212,3 +212,27 @@ def test_a_folder_without_images_is_named(tmp_path):
 ])
 def test_a_bug_is_no_mistake_of_the_config(build):
     assert translated(build) is None
+
+
+# Empty data
+
+def test_a_dataset_without_images_is_an_error_in_the_data(tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        Image.new('RGB', (8, 8)).save(tmp_path / name / 'image.png')
+    dataset = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path), indices=[])
+    with pytest.raises(ValueError) as raised:
+        Runner.build_dataloader(dict(dataset=dataset, batch_size=1, sampler=dict(type='DefaultSampler')))
+    error = find_config_error(raised.value)
+    assert isinstance(error, DataError) and 'CustomDataset' in str(error) and '0' in str(error)
+
+
+def test_a_schedule_by_iterations_without_batches_is_an_error_of_the_loader(make_runner, network_config):
+    runner = make_runner(network_config(), **{
+        'train_dataloader.batch_size': 65, 'train_dataloader.drop_last': True,
+        'param_scheduler': dict(_delete_=True, type='LinearLR', start_factor=0.1, convert_to_iter_based=True)})
+    with pytest.raises(AssertionError) as raised:
+        runner.train()
+    error = find_config_error(raised.value)
+    assert isinstance(error, ConfigError)
+    assert all(part in str(error) for part in ('train_dataloader', 'Digits', '64', '65', 'True'))
