@@ -30,11 +30,16 @@ def check_batches(loader: DataLoader, name: str) -> None:
     batches = all_gather_object(1 if isinstance(loader.sampler, InfiniteSampler) else len(loader))
     if 0 in batches:
         where = f' in process {batches.index(0)} of {len(batches)}' if len(batches) > 1 else ''
-        batch_size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
-        drop_last = getattr(loader.batch_sampler, 'drop_last', loader.drop_last)
-        raise ConfigError(f'{name} has no batch{where}: {dataset_type(loader)} has {used} images, batch_size is '
-                          f'{batch_size}, drop_last is {drop_last}. Set a smaller batch_size or drop_last=False' +
-                          (', or use fewer processes.' if where else '.'))
+        raise no_batch_error(loader, name + where)
+
+
+def no_batch_error(loader: DataLoader, name: str) -> ConfigError:
+    """Return the error for a loader with images and without batches."""
+    sampler = loader.batch_sampler
+    batch_size, drop_last = (getattr(sampler, key, getattr(loader, key)) for key in ('batch_size', 'drop_last'))
+    return ConfigError(f'No batch from {name}: {dataset_type(loader)} has {len(loader.dataset)} images, batch_size is '
+                       f'{batch_size}, drop_last is {drop_last}. Set a smaller batch_size or drop_last=False, or use '
+                       'fewer processes.')
 
 
 def dataset_type(loader: DataLoader) -> str:
