@@ -1,19 +1,19 @@
-"""Tests of the documentation: it builds without warnings, snippets run, commands parse, links resolve.
+"""Tests of the documentation: it builds without warnings, snippets and commands run, paths exist, links resolve.
 
 The ``python`` blocks of a page run in order, with common variables. A block that only assigns plain values is a config:
-it is read as one, and its model, teacher or table is built. ``<!-- not run: reason -->`` before a block excludes it. If
-the comment after an expression is a value, the expression must equal it. Commands in ``bash`` blocks are not run: their
-arguments are parsed, and the files, configs and keys that they name must exist.
+it is read as one, from the file that its first comment names, and its model, teacher or table is built.
+``<!-- not run: reason -->`` before a block excludes it. If the comment after an expression is a value, the expression
+must equal it. The arguments of commands in ``bash`` blocks are parsed; the files, configs and keys that they name must
+exist, and a path in ``work_dirs`` must be written by an earlier command of the page or by README.md. Commands that need
+only digits or drawn pictures are run, with one epoch.
 """
-import argparse
 import ast
 import copy
 import importlib.util
 import io
-import itertools
+import json
 import re
-import runpy
-import shlex
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -24,14 +24,16 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import Registry
+from page_commands import check_command, commands, inputs_and_outputs, parse, table_runs, tool_of
 from PIL import Image
+from tool_runner import run_tool
 
 from mmat import registry
 from mmat.models import build_network
 from mmat.models.distillers import Teacher
 from mmat.registry import DATASETS, MODELS
 from mmat.reproduce.recipe import plan, read_recipe
-from mmat.utils.zoo import find_config, list_models
+from mmat.utils.zoo import list_models
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -49,11 +51,26 @@ def _repository():
 repository = _repository()
 # Pages with their includes expanded; README.md is `index`.
 PAGES = {path.stem: repository.expand(path.read_text(), path) for path in sorted(DOCS.glob('*.md'))}
+FAMILIES = {path.parent.name: path.read_text() for path in sorted(ROOT.glob('configs/*/README.md'))}
+ALL_PAGES = ''.join((*PAGES.values(), *FAMILIES.values()))
 BLOCK = re.compile(r'(<!-- not run: \S.*? -->\n)?^```(\w+)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 def blocks(page, *languages):
     return [code for excluded, language, code in BLOCK.findall(PAGES[page]) if language in languages and not excluded]
+
+
+def parts(text):
+    """Yield the parts of a page in order: (words, None) for a command, (None, text) for everything else."""
+    end = 0
+    for match in BLOCK.finditer(text):
+        yield None, text[end:match.start()]
+        end = match.end()
+        if match[2] == 'bash':
+            yield from ((words, None) for words in commands(match[3]))
+        else:
+            yield None, match[3]
+    yield None, text[end:]
 
 
 # The site
@@ -128,30 +145,34 @@ def is_config(code):
                         for node in ast.walk(tree)))
 
 
-def read_config(code, namespace):
-    """Read a block as a file of configs/mine, build its model, teacher or table, and keep its variables."""
-    folder = Path('configs', 'mine')
-    folder.mkdir(parents=True, exist_ok=True)
+def write_config(code):
+    """Write a block to the file that its first comment names, by default one of configs/mine."""
+    named = re.match(r'# (configs/mine/\S+\.py)\n', code)
+    file = Path(named[1] if named else 'configs/mine/config.py')
+    file.parent.mkdir(parents=True, exist_ok=True)
     for family in ROOT.glob('configs/*/'):
-        link = folder.parent / family.name
+        link = file.parents[1] / family.name
         if not link.exists():
             link.symlink_to(family)
-    (folder / 'config.py').write_text(code)
-    config = Config.fromfile(folder / 'config.py')
+    file.write_text(code)
+    return file
+
+
+def read_config(code, namespace):
+    """Read a block as a config, build its model, teacher or table, and keep its variables."""
+    file = write_config(code)
+    config = Config.fromfile(file)
     namespace.update(config.to_dict())
     if 'cells' in config:
-        recipe = read_recipe(folder / 'config.py')
+        recipe = read_recipe(file)
         assert set(plan(recipe, Path('work_dirs'))) == {Path(cell.config).stem for cell in recipe.cells}
     if 'type' in config.get('model', {}):
         MODELS.build(copy.deepcopy(config.model))
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         assert loader not in config or DATASETS.get(config[loader].dataset.type)
-    if '_base_.' not in code:
-        for statement in ast.parse(code).body:
-            scope = {}
-            exec(compile(ast.Module([statement], []), 'config', 'exec'), scope)
-            if 'teacher' in scope:
-                Teacher(**scope['teacher'])
+    for statement in ast.parse(re.sub(r'\{\{.*?\}\}', "'base'", code)).body:
+        if getattr(statement.targets[0], 'id', None) == 'teacher':
+            Teacher(**eval(compile(ast.Expression(statement.value), 'config', 'eval')))
 
 
 def run(code, namespace):
@@ -170,13 +191,14 @@ def run(code, namespace):
 
 
 @pytest.mark.parametrize('page', [page for page in PAGES if blocks(page, 'python')])
-def test_snippets_run(page, namespace):
+def test_snippets_run(page, namespace, monkeypatch):
     snippets = blocks(page, 'python')
-    # Checkpoints that the page's commands would have trained.
-    for name in set(re.findall(r"'work_dirs/([^'/]+)'", ''.join(code for code in snippets if not is_config(code)))):
-        folder = Path('work_dirs', name)
-        folder.mkdir(parents=True)
-        torch.save(dict(state_dict=build_network(name).state_dict()), folder / 'epoch_1.pth')
+    paths = set(re.findall(r"'(work_dirs/[^']+)'", ''.join(code for code in snippets if not is_config(code))))
+    # Checkpoints that the commands of README.md and of the page would have trained.
+    runs = {**written_by('index', monkeypatch), **written_by(page, monkeypatch)} if paths else {}
+    for path in paths:
+        Path(path).mkdir(parents=True)
+        torch.save(dict(state_dict=build_network(runs[path]).state_dict()), Path(path, 'epoch_1.pth'))
     for code in snippets:
         (read_config if is_config(code) else run)(code, namespace)
 
@@ -195,74 +217,9 @@ def test_wrong_snippets_fail(namespace):
 
 # Shell
 
-class Parsed(Exception):
-    pass
-
-
-def commands(code):
-    """Yield the words of each command, with the variables set before it."""
-    for line in code.replace('\\\n', ' ').splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        for operator, words in itertools.groupby(lexer, lambda word: set(word) <= set('&|;<>(){}')):
-            if not operator:
-                yield list(words)
-
-
-def parse(script, words, monkeypatch):
-    """Return the parsed arguments of a script, which stops there."""
-
-    def stopping(method):
-        def stop(parser, *args, **kwargs):
-            raise Parsed(method(parser, *args, **kwargs))
-        return stop
-
-    with monkeypatch.context() as patch, pytest.raises(Parsed) as parsed:
-        for name in ('parse_args', 'parse_intermixed_args'):
-            patch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
-        patch.setattr(sys, 'argv', [str(script), *words])
-        patch.syspath_prepend(str(script.parent))  # as `python SCRIPT` does
-        patch.setenv('LOCAL_RANK', '0')
-        runpy.run_path(str(script), run_name='__main__')
-    return parsed.value.args[0]
-
-
-# Launch scripts: the tool that they start, and the positions of the arguments that they do not pass to it.
-LAUNCHERS = {'tools/dist_train.sh': ('train.py', (1, )), 'tools/dist_test.sh': ('test.py', (2, )),
-             'tools/slurm_train.sh': ('train.py', (0, 1)), 'tools/slurm_test.sh': ('test.py', (0, 1))}
-
-
-def check_command(words, monkeypatch):
-    variables = dict(word.split('=', 1) for word in itertools.takewhile(re.compile('[A-Z_]+=').match, words))
-    monkeypatch.syspath_prepend(str(ROOT / variables.get('PYTHONPATH', '')))
-    program, *words = words[len(variables):]
-    if program in LAUNCHERS:
-        tool, others = LAUNCHERS[program]
-        program, words = 'python', [f'tools/{tool}', *(word for i, word in enumerate(words) if i not in others)]
-    if program == 'python' and words[0].endswith('.py'):
-        assert (ROOT / words[0]).is_file(), words[0]
-        args = parse(ROOT / words[0], words[1:], monkeypatch)
-        assert not hasattr(args, 'recipe') or (ROOT / args.recipe).is_file(), args.recipe
-        if not hasattr(args, 'config') or args.config is None:
-            return
-        config = Config.fromfile(find_config(str(ROOT / args.config) if '/' in args.config else args.config))
-        for key in getattr(args, 'cfg_options', None) or {}:
-            *parents, _ = key.split('.')
-            value = config
-            for part in parents:
-                value = value[int(part) if isinstance(value, (list, tuple)) else part]
-    elif program == 'mim':
-        for option, word in zip(words, words[1:]):
-            if word.endswith('.py') or option == '--config':
-                assert Path(word).stem in list_models(), word
-    elif program == 'pip' and words[0] == 'install':
-        extras = set(re.findall(r"^    '(\w+)': \[|^EXTRAS\['(\w+)'\]", (ROOT / 'setup.py').read_text(), re.MULTILINE))
-        wanted = re.findall(r'\[(.*?)\]', ' '.join(words))
-        assert set(','.join(wanted).split(',')) - {''} <= {first or second for first, second in extras}
-
-
 @pytest.mark.parametrize('page', [page for page in PAGES if blocks(page, 'bash')])
-def test_commands_parse(page, monkeypatch):
+def test_commands_parse(page, namespace, monkeypatch):
+    write_named_configs(page)
     for code in blocks(page, 'bash'):
         for words in commands(code):
             check_command(words, monkeypatch)
@@ -278,6 +235,139 @@ def test_wrong_commands_fail(command, monkeypatch, capsys):
     words, = commands(command)
     with pytest.raises((AssertionError, SystemExit, FileNotFoundError, KeyError)):
         check_command(words, monkeypatch)
+
+
+# Work directories
+
+def write_named_configs(page):
+    for code in blocks(page, 'python'):
+        if code.startswith('# configs/'):
+            write_config(code)
+
+
+def written_by(page, monkeypatch):
+    """Return the paths in ``work_dirs`` that the commands of a page write: path -> config of a run."""
+    write_named_configs(page)
+    written = {}
+    for code in blocks(page, 'bash'):
+        for words in commands(code):
+            written.update(inputs_and_outputs(words, monkeypatch, ALL_PAGES)[1])
+    return written
+
+
+def unwritten(text, written, monkeypatch):
+    """Yield the paths in ``work_dirs`` that no earlier command writes, except those ``written`` before the page.
+
+    Names in capitals stand for any run. Prose may also name the folder of a table.
+    """
+    written = {Path(path) for path in written}
+    code = [match[3] for match in BLOCK.finditer(text)]
+    for words, other in parts(text):
+        if words is None:
+            for path in map(Path, re.findall(r'work_dirs/[\w./-]*\w(?![\w./-]*[<*])', other)):
+                is_table = other not in code and any(path in each.parents for each in written)
+                if not (path.name.isupper() or is_table or written & {path, *path.parents}):
+                    yield str(path)
+        else:
+            read, outputs = inputs_and_outputs(words, monkeypatch, text)
+            yield from (str(path) for path in map(Path, read)
+                        if not path.name.isupper() and not written & {path, *path.parents})
+            written |= set(map(Path, outputs))
+
+
+@pytest.mark.parametrize('page', [page for page, text in {**PAGES, **FAMILIES}.items() if 'work_dirs/' in text])
+def test_work_dirs_are_written_by_an_earlier_command(page, namespace, monkeypatch):
+    readme = {} if page == 'index' else written_by('index', monkeypatch)
+    if page in PAGES:
+        write_named_configs(page)
+    assert list(unwritten({**PAGES, **FAMILIES}[page], readme, monkeypatch)) == []
+
+
+@pytest.mark.parametrize('text, paths', [
+    ('`work_dirs/wrn16-1_1xb10_digits`', ['work_dirs/wrn16-1_1xb10_digits']),
+    ('```bash\npython tools/train.py wrn16-1_1xb10_digits\n```\n`work_dirs/wrn16-1_1xb10_digits/epoch_1.pth`', []),
+    ('```bash\npython tools/test.py wrn16-1_1xb10_digits work_dirs/a\npython tools/train.py wrn16-1_1xb10_digits '
+     '--work-dir work_dirs/a --seeds 0 1\npython tools/test.py wrn16-1_1xb10_digits work_dirs/a/seed1\n```',
+     ['work_dirs/a']),
+    ('```bash\npython tools/train.py wrn16-1_at-wrn16-2_1xb10_digits\n```', ['work_dirs/wrn16-2_1xb32_digits']),
+    ('```bash\npython tools/reproduce.py recipes/at_digits.py\n```\nIn `work_dirs/at_digits`:\n'
+     "```python\n'work_dirs/at_digits/wrn16-2_1xb32_digits/seed0'\n'work_dirs/wrn16-2_1xb32_digits'\n```",
+     ['work_dirs/wrn16-2_1xb32_digits'])])
+def test_unwritten_work_dirs_are_found(text, paths, monkeypatch):
+    assert list(unwritten(text, {}, monkeypatch)) == paths
+
+
+# Commands for real
+
+def run_command(words, monkeypatch, *options):
+    """Run a command, a training with one epoch (two if it resumes), and check that its outputs exist."""
+    tool, arguments = tool_of(words, monkeypatch)
+    outputs = inputs_and_outputs(words, monkeypatch)[1]
+    if tool == 'tools/train.py':
+        options = [f'train_cfg.max_epochs={2 if "--resume" in words else 1}', 'train_cfg.val_interval=1', *options]
+        arguments = [word for word in arguments if not word.startswith('train_cfg.')] + ['--fp32']
+    if options:
+        place = arguments.index('--cfg-options') + 1 if '--cfg-options' in arguments else len(arguments)
+        arguments[place:place] = [*['--cfg-options'] * (place == len(arguments)), *options]
+    status, output = run_tool(tool.removeprefix('tools/'), *arguments)
+    assert status in (0, None), status
+    # Published files have a date and a hash in their name.
+    assert all(any(Path(path).parent.glob(f'{Path(path).stem}*')) for path in outputs)
+    return output
+
+
+@pytest.fixture(scope='module')
+def quick_start(tmp_path_factory):
+    """Return a folder with the runs of the README's first command, for one seed and one epoch."""
+    folder = tmp_path_factory.mktemp('quick_start')
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        command = next(words for code in blocks('index', 'bash') for words in commands(code)
+                       if 'tools/reproduce.py' in words)
+        tool, arguments = tool_of(command, monkeypatch)
+        args = parse(ROOT / tool, arguments, monkeypatch)
+        for run in table_runs(args, 1, {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1}):
+            status, _ = run_tool('train.py', *run.command()[2:])
+            assert status in (0, None), status
+    return folder
+
+
+@pytest.mark.parametrize('page', ['index', 'first_run', 'inference', 'tools', 'write_a_head'])
+def test_commands_run_after_the_quick_start(page, quick_start, namespace, monkeypatch):
+    shutil.copytree(quick_start / 'work_dirs', 'work_dirs')
+    count = 0
+    for code in blocks(page, 'bash'):
+        for words in commands(code):
+            tool, arguments = tool_of(words, monkeypatch)
+            needs_digits = '_digits' in ''.join(arguments) or 'predictions.pkl' in ''.join(arguments)
+            if tool not in (None, 'tools/reproduce.py') and needs_digits:
+                run_command(words, monkeypatch)
+                count += 1
+    assert count or page == 'index'
+
+
+def test_own_pictures(namespace, monkeypatch):
+    configs = [code for code in blocks('own_data', 'python') if code.startswith('# configs/')]
+    run(next(code for code in blocks('own_data', 'python') if code not in configs), namespace)
+    for picture in Path('data').rglob('*.png'):
+        if int(picture.stem) >= 4:
+            picture.unlink()
+    write_named_configs('own_data')
+    loaders = [f'{phase}_dataloader.{option}' for phase in ('train', 'val', 'test')
+               for option in ('num_workers=0', 'persistent_workers=False')]
+    lines = [words for code in blocks('own_data', 'bash') for words in commands(code)]
+    assert sum(len(code.splitlines()) for code in configs) <= 40 and len(lines) <= 6
+    for words in lines:
+        tool, arguments = tool_of(words, monkeypatch)
+        if tool:
+            run_command(words, monkeypatch, *([] if tool == 'tools/infer.py' else loaders))
+    results = json.loads(Path('attention/results.json').read_text())
+    assert len(results) == 4 and {result['pred_class'] for result in results} <= {'disk', 'square', 'triangle'}
+    for picture in ('attention/0.png', 'attention/teacher.png'):
+        assert Image.open(picture).size[0] > 64
+    teacher, student = (torch.load(Path('work_dirs', name, 'epoch_1.pth'))['state_dict'] for name in (
+        'resnet18_shapes', 'resnet10t_at-kd-resnet18_shapes'))
+    assert teacher['head.fc.weight'].shape[0] == len(student['fc.weight']) == 3
 
 
 # Links
