@@ -16,6 +16,7 @@ import torch
 from mmat.models import build_network
 from mmat.reproduce.metafile import set_training
 from mmat.tooling.publish import publish_checkpoint
+from mmat.version import __version__
 
 ROOT = Path(__file__).parents[1]
 ZOO = ('configs', 'tools', 'recipes', 'checkpoints')
@@ -81,6 +82,31 @@ def test_wheel_holds_the_package_and_the_zoo_only(built, source):
     assert any(name.endswith('LICENSE') for name in information)
 
 
+def metadata(wheel):
+    from packaging.metadata import parse_email
+
+    content, = (content for name, content in contents(wheel).items() if name.endswith('.dist-info/METADATA'))
+    return parse_email(content)[0]
+
+
+def test_metadata(built):
+    found = metadata(built[2])
+    assert (found['name'], found['version']) == ('mmat', __version__)
+    assert (found['requires_python'], found['license']) == ('>=3.10', 'Apache-2.0')
+    assert found['description'] == (ROOT / 'README.md').read_text()
+
+
+def test_extras_all_and_test_hold_the_others(built):
+    from packaging.requirements import Requirement
+
+    found = metadata(built[2])
+    extras = {extra: [each for each in map(Requirement, found['requires_dist'])
+                      if each.marker and each.marker.evaluate(dict(extra=extra))] for extra in found['provides_extra']}
+    of_all, = extras['all']
+    assert of_all.name == 'mmat' and of_all.extras == extras.keys() - {'all', 'test'}
+    assert [each.extras for each in extras['test'] if each.name == 'mmat'] == [{'all'}]
+
+
 def test_sdist_builds_the_same_wheel_as_the_checkout(built):
     from_sdist, from_checkout = (contents(wheel) for wheel in built[1:])
     assert from_sdist.keys() == from_checkout.keys()
@@ -119,12 +145,10 @@ def test_files_of_an_earlier_build_are_not_packed(source, tmp_path):
 
 def requirements(wheel, *extras):
     """Return every distribution that pip would install with a wheel, as installed here."""
-    from packaging.metadata import parse_email
     from packaging.requirements import Requirement
 
-    metadata, = (content for name, content in contents(wheel).items() if name.endswith('.dist-info/METADATA'))
-    waiting = [(Requirement(each), extras) for each in parse_email(metadata)[0]['requires_dist']]
-    waiting.append((Requirement('mmcv-lite'), ()))  # or mmcv, see setup.py
+    waiting = [(Requirement(each), extras) for each in metadata(wheel)['requires_dist']]
+    waiting.append((Requirement('mmcv-lite'), ()))  # or mmcv, see pyproject.toml
     found = {}
     while waiting:
         requirement, of_extras = waiting.pop()
