@@ -77,7 +77,8 @@ def test_wheel_holds_the_package_and_the_zoo_only(built, source):
     expected.add('mmat/.mim/model-index.yml')
     found = {name for name in contents(wheel) if '.dist-info/' not in name}
     assert found == expected
-    assert {'mmat/.mim/tools/train.py', 'mmat/.mim/tools/test.py', 'mmat/.mim/configs/at/metafile.yml'} < found
+    assert {'mmat/.mim/tools/train.py', 'mmat/.mim/tools/test.py', 'mmat/.mim/configs/at/metafile.yml',
+            'mmat/py.typed'} < found
     information = {name.split('.dist-info/')[1] for name in contents(wheel) if '.dist-info/' in name}
     assert any(name.endswith('LICENSE') for name in information)
 

@@ -4,7 +4,7 @@ import logging
 import re
 import traceback
 from types import FrameType
-from typing import Any, Iterable, Optional, Sequence
+from typing import Any, Iterable, Optional, Sequence, Tuple
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
@@ -163,7 +163,7 @@ def find_config_error(error: Exception) -> Optional[UserError]:
     if not builders:
         return None
     built = builders[-1].f_locals
-    cls, arguments = built.get('obj_cls', DataLoader), built.get('args') or built.get('dataloader_cfg')
+    cls, arguments = built.get('obj_cls', DataLoader), built.get('args') or built.get('dataloader_cfg', {})
     kind = getattr(built.get('registry'), 'name', None)
     if isinstance(error, FileNotFoundError) and error.filename and kind == 'dataset':
         return MissingFileError(f'{_name(cls)}: no file or folder {str(error.filename)!r}. {_DATA_ROOT}')
@@ -179,7 +179,7 @@ def find_config_error(error: Exception) -> Optional[UserError]:
     return None
 
 
-def _image_error(error: Exception, frames: Sequence[FrameType]) -> Optional[DataError]:
+def _image_error(error: Exception, frames: Sequence[FrameType]) -> Optional[UserError]:
     """Name the image that LoadImageFromFile cannot read, in this process or in a worker of a DataLoader."""
     load = LoadImageFromFile.transform.__code__
     if not isinstance(error, (AssertionError, OSError, cv2.error)):
@@ -201,7 +201,7 @@ def _is_library(cls: type) -> bool:
     return cls.__module__.split('.')[0] in _LIBRARIES
 
 
-def _direct_call(frame: FrameType) -> Optional[tuple]:
+def _direct_call(frame: FrameType) -> Optional[Tuple[type, dict]]:
     """Class and settings that a method of the Runner was about to call, for classes that need no ``type``."""
     scope = frame.f_locals
     calls = {
@@ -236,7 +236,7 @@ def _signature_error(cls: type, arguments: dict, given: Sequence[str] = ()) -> O
     parameters = inspect.signature(cls).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     # A class that takes **kwargs passes them to its base classes.
-    classes = cls.__mro__[:-1] if takes_any and inspect.isclass(cls) else ()
+    classes: tuple = cls.__mro__[:-1] if takes_any and inspect.isclass(cls) else ()
     names = [*parameters, *(name for each in classes for name in inspect.signature(each.__init__).parameters)]
     names = [name for name in dict.fromkeys(names) if name not in ('self', 'args', 'kwargs', *given)]
     for argument in arguments:
@@ -263,4 +263,3 @@ def _name(cls: Any) -> str:
 def _shorten(config: dict, length: int = 80) -> str:
     text = ' '.join(str(dict(config)).split())
     return text if len(text) <= length else f'{text[:length]}...'
-

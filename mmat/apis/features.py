@@ -2,8 +2,8 @@
 from typing import List, Optional, Tuple, Union
 
 import torch
-import torch.nn as nn
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from rich.progress import track
 from torch import Tensor
@@ -19,7 +19,7 @@ from .model import get_model
 
 
 @torch.no_grad()
-def extract_features(network: nn.Module, dataset: Union[Dataset, dict], batch_size: int = 256,
+def extract_features(network: BaseModel, dataset: Union[Dataset, dict], batch_size: int = 256,
                      num_workers: int = 0) -> Tuple[Tensor, Tensor]:
     """Return the inputs of a network's classifier for every image of a dataset.
 
@@ -93,7 +93,7 @@ def linear_probe(config: Config, device: Optional[Union[str, torch.device]] = No
         network.data_preprocessor = preprocessor.to(next(network.parameters()).device)
     loading = dict(batch_size=config.get('batch_size', 256), num_workers=config.get('num_workers', 0))
     datasets = {split: _build_dataset(config[split], split) for split in ('train', 'test')}
-    difference = compare_classes(*map(class_names, (datasets['train'], datasets['test'])), 'test')
+    difference = compare_classes(class_names(datasets['train']), class_names(datasets['test']), 'test')
     if difference:
         raise ConfigError(f'The classes of the datasets train and test differ: {difference}.')
     (inputs, labels), (test_inputs, test_labels) = (

@@ -1,7 +1,7 @@
 """Read images from files, folders, URLs, arrays and PIL images."""
 import os
 from pathlib import Path
-from typing import List, Sequence, Union
+from typing import Any, List, Sequence, Union
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -29,10 +29,9 @@ def list_images(inputs: Union[Source, Sequence[Source]]) -> List[Source]:
         MissingFileError: A path does not exist. The message suggests similar names.
         DataError: A folder holds no images, or the list is empty.
     """
-    if not isinstance(inputs, (list, tuple)):
-        inputs = [inputs]
-    images = []
-    for each in inputs:
+    images: List[Source] = []
+    sources: Sequence[Any] = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    for each in sources:
         if isinstance(each, os.PathLike):
             each = os.fspath(each)
         if isinstance(each, str) and '://' not in each:

@@ -6,7 +6,7 @@ import math
 import os
 from itertools import groupby
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional, Sequence, Union
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ class AttentionInferencer(ImageClassificationInferencer):
             raise UserError(f'out_file must end in .json, got {str(out_file)!r}.')
         sources = self._inputs_to_list(inputs)
         files = None if show_dir is None else self._output_files(Path(show_dir), sources)
-        samples = []
+        samples: List[DataSample] = []
         draws = files is not None or return_vis
         batches = self.preprocess(sources, batch_size, draws)
         if len(sources) > batch_size:
@@ -154,7 +154,7 @@ class AttentionInferencer(ImageClassificationInferencer):
             samples += predictions
         results = self.postprocess(samples, None)
         if out_file is not None:
-            AtomicBackend().put(json.dumps([_to_json(result) for result in results], indent=1).encode(), out_file)
+            AtomicBackend().put(json.dumps([_to_json(result) for result in results], indent=1).encode(), Path(out_file))
         if return_vis and not return_datasamples:
             for result, sample in zip(results, samples):
                 result['visualization'] = sample.visualization
@@ -176,10 +176,10 @@ class AttentionInferencer(ImageClassificationInferencer):
             images = (self._prepare(source, index, draws)
                       for index, source in enumerate(inputs[start:start + batch_size], start))
             for _, equal in groupby(images, key=lambda image: image['inputs'].shape):
-                equal = list(equal)
-                yield dict(inputs=torch.stack([image['inputs'] for image in equal]),
-                           data_samples=[image['data_samples'] for image in equal],
-                           photographs=[image['photograph'] for image in equal])
+                batch = list(equal)
+                yield dict(inputs=torch.stack([image['inputs'] for image in batch]),
+                           data_samples=[image['data_samples'] for image in batch],
+                           photographs=[image['photograph'] for image in batch])
 
     def _prepare(self, source: Source, index: int, draws: bool) -> dict:
         try:
@@ -190,13 +190,13 @@ class AttentionInferencer(ImageClassificationInferencer):
             raise DataError(f'Image {index}: {error}') from error
         try:
             photograph = take_photograph(image, lambda each: self.pipeline(each)['inputs'], True) if draws else None
-            image = dict(self.pipeline(image), photograph=photograph)
+            prepared = dict(self.pipeline(image), photograph=photograph)
         except Exception as error:
             name = repr(source) if isinstance(source, str) else index
             raise RuntimeError(f'The test pipeline of the config failed on image {name}: {error}') from error
         if isinstance(source, str):
-            image['data_samples'].set_metainfo(dict(img_path=source))
-        return image
+            prepared['data_samples'].set_metainfo(dict(img_path=source))
+        return prepared
 
     @torch.no_grad()
     def forward(self, inputs: dict) -> List[DataSample]:
@@ -268,7 +268,8 @@ class AttentionInferencer(ImageClassificationInferencer):
             result = {}
             if 'pred_score' in sample:
                 labels = self._labels(sample)
-                values = dict(pred_label=labels, pred_score=[float(sample.pred_score[label]) for label in labels])
+                scores = [float(sample.pred_score[label]) for label in labels]
+                values: Dict[str, list] = dict(pred_label=labels, pred_score=scores)
                 if self.classes is not None:
                     values['pred_class'] = [self.classes[label] for label in labels]
                 result = dict(pred_scores=sample.pred_score.detach().cpu().numpy(),

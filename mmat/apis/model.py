@@ -6,6 +6,7 @@ import mmpretrain
 import torch
 import torch.nn as nn
 from mmengine.config import Config
+from mmengine.model import BaseModel
 
 from mmat.errors import CheckpointError, UserError
 from mmat.models import network_config
@@ -18,7 +19,7 @@ __all__ = ['get_model', 'list_models', 'load_pretrained']
 def get_model(model: Union[str, os.PathLike, Config],
               pretrained: Union[bool, str, os.PathLike] = False,
               device: Optional[Union[str, torch.device]] = None,
-              **kwargs) -> nn.Module:
+              **kwargs) -> BaseModel:
     """Build a network in eval mode from a name or a config.
 
     A distillation config gives its student, which is what its checkpoints hold. The teacher's file is not needed.
@@ -32,7 +33,7 @@ def get_model(model: Union[str, os.PathLike, Config],
         **kwargs: Merged into the model config, such as ``backbone=dict(out_indices=(0, 1, 2))``.
 
     Returns:
-        nn.Module: The network, with its config as ``_config`` and its class names, if known, in ``_dataset_meta``.
+        BaseModel: The network, with its config as ``_config`` and its class names, if known, in ``_dataset_meta``.
 
     Raises:
         MissingFileError: The name, config or checkpoint does not exist. The message suggests similar names.
@@ -45,7 +46,7 @@ def get_model(model: Union[str, os.PathLike, Config],
         model = os.fspath(model)
     config = Config.fromfile(find_config(model)) if isinstance(model, str) else model.copy()
     if pretrained is True:
-        pretrained = find_weights(model) if isinstance(model, str) else None
+        pretrained = find_weights(model) or '' if isinstance(model, str) else ''
         if not pretrained:
             name = model if isinstance(model, str) else 'a config object'
             raise CheckpointError(f'The zoo has no weights for {name}. Train it, or give a checkpoint with '
@@ -78,4 +79,4 @@ def load_pretrained(network: nn.Module, pretrained: Union[str, os.PathLike]) -> 
     Raises:
         MissingFileError, FileError, CheckpointError: See :func:`get_model`.
     """
-    load_weights(network, pretrained)
+    load_weights(network, os.fspath(pretrained))

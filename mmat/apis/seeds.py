@@ -102,7 +102,7 @@ def train_seeds(config: Config, seeds: Sequence[int], resume: bool = False) -> D
         BaseException: See :func:`mmat.engine.seed_group.train_together`.
     """
     folders = {seed: Path(config.work_dir) / f'seed{seed}' for seed in seeds}
-    checkpoint = common_checkpoint(folders.values()) if resume else None
+    checkpoint = common_checkpoint(list(folders.values())) if resume else None
     if checkpoint:
         for folder in folders.values():
             read_checkpoint(folder / checkpoint)  # fails now if it cannot be read

@@ -71,7 +71,7 @@ def match_sizes(student: Tensor, teacher: Tensor, size_mismatch: str = 'pool') -
         if size_mismatch == 'error':
             raise UserError(f'The student map {tuple(student.shape[-2:])} and the teacher map '
                             f"{tuple(teacher.shape[-2:])} differ in size. Set size_mismatch='pool' to pool them.")
-        size = [min(pair) for pair in zip(student.shape[-2:], teacher.shape[-2:])]
+        size = (min(student.shape[-2], teacher.shape[-2]), min(student.shape[-1], teacher.shape[-1]))
         student, teacher = F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
     return student, teacher
 

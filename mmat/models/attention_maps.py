@@ -3,6 +3,7 @@ from typing import Dict, List, Optional, Sequence
 
 import torch
 import torch.nn as nn
+from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmat.attention import attention_map
@@ -24,7 +25,7 @@ def as_attention(output: Tensor, is_map: bool, p: float, reduction: str) -> Tens
 
 
 @torch.no_grad()
-def get_attention_maps(model: nn.Module,
+def get_attention_maps(model: BaseModel,
                        images: Tensor,
                        layers: Optional[Sequence[Layer]] = None,
                        p: float = 2,

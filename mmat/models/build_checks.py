@@ -131,7 +131,7 @@ def check_input_gradient(network: nn.Module, owner: str, twice: bool) -> None:
         for parameter in parameters:
             parameter.grad = None
         try:
-            total = sum(each.float().square().sum() for each in tensors)
+            total = torch.stack([each.float().square().sum() for each in tensors]).sum()
             gradient = torch.autograd.grad(total, inputs, create_graph=twice)[0]
             if twice:
                 # Run the second backward pass: an operation without a second derivative raises only there.

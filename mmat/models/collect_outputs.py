@@ -1,5 +1,5 @@
 """Collect layer outputs, logits and input gradients of a network in one forward pass."""
-from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -42,7 +42,7 @@ def collect_outputs(network: nn.Module,
                     mode: str = 'loss',
                     create_graph: bool = False,
                     transform=None,
-                    early_exit: Optional[EarlyExit] = None) -> Tuple[Union[Dict[str, Tensor], Tensor], NetworkOutputs]:
+                    early_exit: Optional[EarlyExit] = None) -> Tuple[Any, NetworkOutputs]:
     """Run a network and collect the outputs that heads read.
 
     Args:
@@ -82,10 +82,10 @@ def collect_outputs(network: nn.Module,
         paths = list(dict.fromkeys([*layers.values(), *([logits] if logits else [])]))
         with tap(network, paths, owner, early_exit) as features:
             output = network(transform(inputs), data_samples, mode=mode)
-        values = {}
+        values: Dict[str, Any] = {}
         if 'input_gradient' in wants:
             values['input_gradient'] = input_gradient(total_loss(output), inputs, create_graph)
-        if 'flipped_input_gradient' in wants:
+        if start is not None:
             # Copies of the buffers, so that the mirrored images do not update BN's running statistics. Dropout draws
             # the same mask for an image and its mirror image.
             buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -107,5 +107,6 @@ def collect_outputs(network: nn.Module,
 
 def total_loss(losses: Dict[str, Union[Tensor, Sequence[Tensor]]]) -> Tensor:
     """Sum the entries with 'loss' in their name, as mmengine's ``BaseModel.parse_losses`` does."""
-    return sum(value.mean() if isinstance(value, Tensor) else sum(each.mean() for each in value)
-               for name, value in losses.items() if 'loss' in name)
+    means: List[Any] = [value.mean() if isinstance(value, Tensor) else sum([each.mean() for each in value])
+                        for name, value in losses.items() if 'loss' in name]
+    return sum(means)

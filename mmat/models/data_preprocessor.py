@@ -116,8 +116,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
     channel_order = 'rgb'
 
     def __init__(self,
-                 mean: Sequence[float] = None,
-                 std: Sequence[float] = None,
+                 mean: Optional[Sequence[float]] = None,
+                 std: Optional[Sequence[float]] = None,
                  padding: int = 0,
                  flip_prob: float = 0,
                  channels_last: bool = False,
@@ -126,7 +126,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
                  padding_mode: str = 'reflect',
                  seed: Optional[int] = None):
         super().__init__(non_blocking=True)
-        if (mean is None) != (std is None) or (mean is not None and len(mean) != len(std)):
+        if (mean is None) != (std is None) or (mean is not None and std is not None and len(mean) != len(std)):
             raise ConfigError(f'Options mean and std must have the same length, got {mean} and {std}.')
         if padding < 0:
             raise ConfigError(f'The padding must be at least 0, got {padding}.')
@@ -135,8 +135,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
         if not 0 <= flip_prob <= 1:
             raise ConfigError(f'The flip_prob must be between 0 and 1, got {flip_prob}.')
         for name, value in (('mean', mean), ('std', std)):
-            value = None if value is None else torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
-            self.register_buffer(name, value, persistent=False)
+            buffer = None if value is None else torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
         self.padding = padding
         self.padding_mode = padding_mode
         self.flip_prob = flip_prob
@@ -186,11 +186,12 @@ class BatchPreprocessor(BaseDataPreprocessor):
         if self.padding >= min(images.shape[-2:]):
             raise UserError(f'Images must be larger than the {self.padding_mode} padding of {self.padding}, got '
                             f'{tuple(images.shape[-2:])}.')
-        draws = (draw.to(images.device, non_blocking=True) for draw in self.draw(len(images)))
-        return crop_and_flip(images, *draws, self.padding, self.padding_mode, self.channels_last)
+        tops, lefts, flips = (draw.to(images.device, non_blocking=True) for draw in self.draw(len(images)))
+        return crop_and_flip(images, tops, lefts, flips, self.padding, self.padding_mode, self.channels_last)
 
     def mix(self, images: Tensor, samples: Sequence[DataSample]) -> Tuple[Tensor, List[DataSample]]:
         """Mix images and labels with ``batch_augments``."""
+        assert self.batch_augments is not None and self.num_classes is not None
         samples = list(samples)
         labels = torch.cat([sample.gt_label for sample in samples])
         with self.random.as_global() if self.random else nullcontext():
@@ -200,7 +201,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
     def draw(self, count: int) -> Tuple[Tensor, Tensor, Tensor]:
         """Draw tops, lefts and flips for this process's share of a batch; ``count`` is the size of the share."""
         rank, world_size = get_dist_info()
-        generator = self.random and self.random.generator
+        generator = self.random.generator if self.random else None
         corners = torch.randint(0, 2 * self.padding + 1, (count * world_size, 2), generator=generator)
         flips = torch.rand(count * world_size, generator=generator) < self.flip_prob
         # mmengine's samplers assign images to processes round-robin.

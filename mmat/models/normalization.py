@@ -78,8 +78,9 @@ def loaded_order(preprocessor: nn.Module) -> Optional[str]:
     mmat's datasets in memory are RGB. Images from files are BGR, as mmcv reads them, and are converted by most
     preprocessors. One that does not convert takes images in either order, unless its mean is ImageNet's in BGR order.
     """
-    if hasattr(preprocessor, 'channel_order'):
-        return preprocessor.channel_order
+    order = getattr(preprocessor, 'channel_order', None)
+    if order is not None:
+        return order
     if _converts(preprocessor):
         return 'bgr'
     mean = _statistics(preprocessor)[0].flatten()

@@ -1,6 +1,6 @@
 """Stages of a network's backbone."""
 import re
-from typing import List
+from typing import Any, List
 
 import torch.nn as nn
 
@@ -31,8 +31,9 @@ def stage_paths(model: nn.Module) -> List[str]:
 
 
 def _stage_names(network: nn.Module) -> List[str]:
-    if getattr(network, 'feature_info', None) is not None:
-        names = _timm_stages(network)
+    info = getattr(network, 'feature_info', None)
+    if info is not None:
+        names = _timm_stages(network, info)
         if names:
             return names
     for attribute in _STAGE_ATTRIBUTES:
@@ -41,15 +42,12 @@ def _stage_names(network: nn.Module) -> List[str]:
             return [f'{attribute}.{i}' for i in range(len(stages))]
         if isinstance(stages, (list, tuple)) and stages and all(isinstance(name, str) for name in stages):
             return list(stages)
-    if hasattr(network, 'range_sub_modules'):
-        # mmpretrain's VGG is one sequence of layers; each range ends with a stage's max-pooling.
-        return [f'{network.module_name}.{end - 1}' for _, end in network.range_sub_modules]
-    return []
+    # mmpretrain's VGG is one sequence of layers; each range ends with a stage's max-pooling.
+    return [f'{network.module_name}.{end - 1}' for _, end in getattr(network, 'range_sub_modules', ())]
 
 
-def _timm_stages(network: nn.Module) -> List[str]:
+def _timm_stages(network: nn.Module, info: Any) -> List[str]:
     """Stages of a timm network; empty if ``feature_info`` names modules that it does not have."""
-    info = network.feature_info
     info = info.get_dicts() if hasattr(info, 'get_dicts') else list(info)
     paths = {path for path, _ in network.named_modules()}
     # A network built with features_only has underscores where feature_info has dots.
@@ -63,6 +61,6 @@ def _begins_with_stem(info: List[dict]) -> bool:
     """Whether the first entry is a stem: named unlike the second, at a smaller stride of at most 2."""
     if len(info) < 2:
         return False
-    kinds = [re.match(r'\D*', each['module'])[0] for each in info[:2]]
+    kinds = [re.split(r'\d', each['module'])[0] for each in info[:2]]
     strides = [each.get('reduction', 0) for each in info[:2]]
     return kinds[0] != kinds[1] and 0 < strides[0] < strides[1] and strides[0] <= 2

@@ -122,7 +122,7 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model',
         LayerError: At the end of the context: a path was not run, was run several times but has no call index, did not
             output one tensor, or its output was overwritten in place by a later layer.
     """
-    calls = {_split(path)[0]: [] for path in paths}
+    calls: Dict[str, list] = {_split(path)[0]: [] for path in paths}
 
     def record(name):
 
@@ -151,8 +151,9 @@ def tap(model: nn.Module, paths: Sequence[str], owner: str = 'model',
         image_sizes[module] = tuple(args[0].shape[-2:])
 
     handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in calls]
-    handles += [module.register_forward_pre_hook(record_size) for module in {*transformers.values()} - {None}]
-    taps = {}
+    handles += [module.register_forward_pre_hook(record_size) for module in {*transformers.values()}
+                if module is not None]
+    taps: Dict[str, Tensor] = {}
     try:
         yield taps
     except _ExitForward:

@@ -1,6 +1,6 @@
 """Labels of a batch and names of classes."""
 from itertools import zip_longest
-from typing import List, Optional, Sequence
+from typing import Any, Iterable, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from mmat.errors import DataError
 
 
-def read_targets(data_samples: list) -> Tensor:
+def read_targets(data_samples: Any) -> Tensor:
     """Return the labels of a batch, shape (N, ), or its scores, shape (N, classes), if all samples have scores.
 
     Raises:
@@ -55,8 +55,8 @@ def compare_classes(expected: Optional[Sequence[str]], found: Optional[Sequence[
 
 
 def _difference(names: List[str], others: List[str]) -> List[str]:
-    others = set(others)
-    return [name for name in names if name not in others]
+    known = set(others)
+    return [name for name in names if name not in known]
 
 
 def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:
@@ -67,7 +67,7 @@ def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:
     samples = batch.get('data_samples')
     try:
         targets = read_targets(samples)
-        labels = (targets if targets.dim() == 1 else targets.argmax(1))[:, None]
+        labels: Iterable[Any] = (targets if targets.dim() == 1 else targets.argmax(1))[:, None]
     except DataError:
         if not samples or not all('gt_label' in sample for sample in samples):
             return []

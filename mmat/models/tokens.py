@@ -1,5 +1,5 @@
 """Read the tokens of transformer layers as activations."""
-from typing import Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 from weakref import WeakKeyDictionary
 
 import torch.nn as nn
@@ -12,7 +12,7 @@ from mmat.attention.tokens import token_grid
 _TRANSFORMER_ATTRIBUTES = ('patch_embed', 'num_extra_tokens', 'num_prefix_tokens', 'output_fmt')
 
 # Network -> layer -> path of its transformer. Cached, because the search takes longer than reading the layer.
-_cache = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, Dict[str, Optional[str]]] = WeakKeyDictionary()
 
 
 def token_network(model: nn.Module, path: str) -> Optional[nn.Module]:
@@ -25,7 +25,8 @@ def token_network(model: nn.Module, path: str) -> Optional[nn.Module]:
     cached = _cache.setdefault(model, {})
     if path not in cached:
         cached[path] = _find_token_network(model, path)
-    return None if cached[path] is None else model.get_submodule(cached[path])
+    found = cached[path]
+    return None if found is None else model.get_submodule(found)
 
 
 def _find_token_network(model: nn.Module, path: str) -> Optional[str]:
@@ -65,12 +66,12 @@ def read_tokens(network: nn.Module, output: Tensor, image_size: Tuple[int, int],
     if output.dim() == 3:
         prefix = getattr(network, 'num_extra_tokens', getattr(network, 'num_prefix_tokens', 0))
         return tokens_to_features(output, image_size, prefix)
-    if output.dim() == 4 and _has_channels_last(network, output.shape[1:], tuple(image_size)):
+    if output.dim() == 4 and _has_channels_last(network, output.shape[1:], image_size):
         return output.permute(0, 3, 1, 2)
     return output
 
 
-def _has_channels_last(network: nn.Module, shape: Tuple[int, int, int], image_size: Tuple[int, int]) -> bool:
+def _has_channels_last(network: nn.Module, shape: Sequence[int], image_size: Tuple[int, int]) -> bool:
     """Detect outputs (N, H, W, C), such as those of timm's Swin. Some networks do not declare this layout."""
     if getattr(network, 'output_fmt', None) == 'NHWC':
         return True

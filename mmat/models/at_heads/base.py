@@ -121,7 +121,8 @@ class BaseATHead(BaseModule, metaclass=ABCMeta):
         if 'loss' in name:
             raise ConfigError(f"The name of a transfer head must not contain 'loss', got {name!r}.")
         self.student_layers, self.teacher_layers = (list(side) for side in zip(*pairs)) if pairs else ([], [])
-        self.student_paths, self.teacher_paths = [], []
+        self.student_paths: List[str] = []
+        self.teacher_paths: List[str] = []
         self.teacher: Union[str, Dict[str, float], None] = None
         self.schedule = WeightSchedule.build(weight)
         self.weight = self.schedule.initial

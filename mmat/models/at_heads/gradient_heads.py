@@ -4,7 +4,7 @@ Each head differentiates the student's loss with respect to the input, and that 
 (double backpropagation). The distiller computes each gradient once for all heads. It computes them in float32, also
 under autocast, because bfloat16 gradients are several percent off.
 """
-from typing import Optional, Union
+from typing import Any, Union
 
 from torch import Tensor
 
@@ -27,10 +27,10 @@ class _GradientHead(BaseATHead):
     def factor(self) -> float:
         return self.weight / 2
 
-    def loss(self, student: NetworkOutputs, teacher: Optional[NetworkOutputs]) -> Tensor:
+    def loss(self, student: NetworkOutputs, teacher: Any) -> Tensor:
         return gradient_norm(self.difference(student, teacher), self.form)
 
-    def difference(self, student: NetworkOutputs, teacher: Optional[NetworkOutputs]) -> Tensor:
+    def difference(self, student: NetworkOutputs, teacher: Any) -> Tensor:
         raise NotImplementedError
 
 
@@ -55,7 +55,7 @@ class GradientATHead(_GradientHead):
     def __init__(self, weight: Union[float, dict], form: str = 'paper', name: str = 'gradat'):
         super().__init__(weight, form, name)
 
-    def difference(self, student: NetworkOutputs, teacher: NetworkOutputs) -> Tensor:
+    def difference(self, student: NetworkOutputs, teacher: Any) -> Tensor:
         return student.input_gradient - teacher.input_gradient
 
 
@@ -72,7 +72,8 @@ class GradientNormHead(_GradientHead):
     def __init__(self, weight: Union[float, dict], form: str = 'paper', name: str = 'minl2'):
         super().__init__(weight, form, name)
 
-    def difference(self, student: NetworkOutputs, teacher: Optional[NetworkOutputs]) -> Tensor:
+    def difference(self, student: NetworkOutputs, teacher: Any) -> Tensor:
+        assert student.input_gradient is not None
         return student.input_gradient
 
 
@@ -90,5 +91,6 @@ class FlipSymmetryHead(_GradientHead):
     def __init__(self, weight: Union[float, dict], form: str = 'paper', name: str = 'flipsym'):
         super().__init__(weight, form, name)
 
-    def difference(self, student: NetworkOutputs, teacher: Optional[NetworkOutputs]) -> Tensor:
+    def difference(self, student: NetworkOutputs, teacher: Any) -> Tensor:
+        assert student.input_gradient is not None and student.flipped_input_gradient is not None
         return student.input_gradient - student.flipped_input_gradient

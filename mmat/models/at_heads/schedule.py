@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Optional, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 from mmat.errors import ConfigError, did_you_mean
 
@@ -88,8 +88,7 @@ class WeightSchedule:
                 raise ConfigError('The weight of a transfer head must be a number of at least 0, or a schedule such as '
                                   f"dict(type='linear', initial=1000, final=0); got {weight!r}.")
             return cls('constant', weight)
-        kind = weight.get('type')
-        _check_type(kind)
+        kind = _check_type(weight.get('type'))
         takes = ['type', 'initial', *_OWN_ARGUMENTS[kind], 'begin', 'end', 'by_epoch']
         for key in weight:
             if key not in takes:
@@ -129,22 +128,23 @@ class WeightSchedule:
             raise ConfigError(f'The {self.type} schedule of a weight begins at {unit} {self.begin}, but the training '
                               f'ends at {unit} {end}.')
         done = min(max(epoch if self.by_epoch else iteration, self.begin), max(end, self.begin))
-        if self.type == 'step':
-            return self.initial * self.gamma**sum(milestone <= done for milestone in self.milestones)
-        if self.type == 'exponential':
-            return self.initial * self.gamma**(done - self.begin)
         if self.is_constant:
             return self.initial
+        if 'gamma' in _OWN_ARGUMENTS[self.type]:
+            assert self.gamma is not None
+            drops = sum(each <= done for each in self.milestones) if self.type == 'step' else done - self.begin
+            return self.initial * self.gamma**drops
         ratio = (done - self.begin) / (end - self.begin)
         if self.type == 'linear':
             return self.initial + (self.final - self.initial) * ratio
         return self.final + (self.initial - self.final) * (1 + math.cos(math.pi * ratio)) / 2
 
 
-def _check_type(kind) -> None:
+def _check_type(kind: Any) -> str:
     if not isinstance(kind, str) or kind not in _OWN_ARGUMENTS:
         raise ConfigError(f'type of a weight schedule must be one of {sorted(_OWN_ARGUMENTS)}, got {kind!r}.' +
                           did_you_mean(kind, _OWN_ARGUMENTS))
+    return kind
 
 
 def _is_number(value) -> bool:
@@ -152,4 +152,4 @@ def _is_number(value) -> bool:
 
 
 def _is_count(value) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0

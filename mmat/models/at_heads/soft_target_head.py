@@ -1,7 +1,7 @@
 """Knowledge distillation (Hinton et al., 2015), KD in the paper's tables."""
 import math
 from numbers import Real
-from typing import Dict, Union
+from typing import Any, Dict, Union
 
 import torch
 from torch import Tensor
@@ -53,11 +53,12 @@ class SoftTargetHead(BaseATHead):
     def task_weight(self) -> float:
         return 1 - self.weight
 
-    def average_teachers(self, outputs: Dict[str, NetworkOutputs], weights: Dict[str, float]) -> NetworkOutputs:
+    def average_teachers(self, outputs: Dict[str, Any], weights: Dict[str, float]) -> NetworkOutputs:
         """Return logits whose softmax at temperature T is the weighted average of the teachers' probabilities."""
         scores = [math.log(weights[name]) + (output.logits.float() / self.T).log_softmax(1)
                   for name, output in outputs.items()]
         return NetworkOutputs(logits=self.T * torch.stack(scores).logsumexp(0))
 
-    def loss(self, student: NetworkOutputs, teacher: NetworkOutputs) -> Tensor:
+    def loss(self, student: NetworkOutputs, teacher: Any) -> Tensor:
+        assert student.logits is not None
         return soft_target_loss(student.logits, teacher.logits, self.T, self.form)

@@ -99,7 +99,7 @@ class AffineResNet(BaseModule):
         self.affine0 = Affine(base_channels)
         width = base_channels
         for index, (name, count) in enumerate(zip(self.stage_names, _BLOCKS[depth])):
-            blocks = OrderedDict()
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
             for b in range(count):
                 out_width = base_channels * 2**index
                 first = b == 0

@@ -88,7 +88,7 @@ class AttentionResNet(BaseModule):
         self.conv0 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         width = 16
         for index, (name, out_width) in enumerate(zip(self.stage_names, (64, 128, 256))):
-            blocks = OrderedDict()
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
             for b in range(count):
                 blocks[f'block{b}'] = PreActBottleneck(width, out_width, 2 if index > 0 and b == 0 else 1)
                 width = out_width

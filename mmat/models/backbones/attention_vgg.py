@@ -1,6 +1,6 @@
 """VGG with local features and a global vector (Jetley et al., "Learn to Pay Attention", ICLR 2018)."""
 from collections import OrderedDict
-from typing import Sequence
+from typing import Any, Dict, Sequence
 
 import torch
 import torch.nn as nn
@@ -26,7 +26,7 @@ _AUTHORS_INIT = [
                        distribution='uniform')),
     dict(type='Uniform', layer='_BatchNorm', a=0, b=1, bias=0),
 ]
-ARCHS = dict(
+ARCHS: Dict[str, Dict[str, Any]] = dict(
     authors=dict(blocks=_LOCAL, tail=_GLOBAL, dropout=True, eps=1e-3, ceil_mode=True, init_cfg=_AUTHORS_INIT),
     # The authors' baseline, with the pooling of VGG-16.
     plain=dict(
@@ -106,7 +106,7 @@ class AttentionVGG(BaseModule):
         # Pooling sizes in the order of the forward pass.
         pools = []
         for index, layers in enumerate([*plan['blocks'], plan['tail']]):
-            modules = OrderedDict()
+            modules: OrderedDict[str, nn.Module] = OrderedDict()
             convs = 0
             for layer in layers:
                 if layer == 'M':

@@ -62,7 +62,7 @@ class CIFARVGG(BaseModule):
         check_number(in_channels, 'in_channels', 'CIFARVGG')
         self.out_indices = check_out_indices(out_indices, 5, 'CIFARVGG')
         for name, convs, width in zip(self.stage_names, ARCHS[depth], WIDTHS):
-            layers = OrderedDict()
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
             for index in range(convs):
                 layers[f'conv{index}'] = conv_bn_relu(in_channels, width, eps=1e-5)
                 in_channels = width

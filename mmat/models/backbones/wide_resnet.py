@@ -79,7 +79,7 @@ class WideResNet(BaseModule):
         self.conv0 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         width = 16
         for index, name in enumerate(self.stage_names):
-            blocks = OrderedDict()
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
             for b in range(count):
                 out_width = 16 * widen_factor * 2**index
                 blocks[f'block{b}'] = PreActBlock(width, out_width, 2 if index > 0 and b == 0 else 1)

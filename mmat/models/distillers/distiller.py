@@ -59,6 +59,9 @@ class Distiller(BaseModel):
         LayerError: The student does not have a layer or quantity that a head reads.
     """
 
+    student: BaseModel
+    at_heads: Any  # nn.ModuleList of BaseATHead
+
     def __init__(self,
                  student: Union[dict, str, nn.Module],
                  teacher: Optional[Union[dict, str, nn.Module]] = None,
@@ -174,7 +177,7 @@ class Distiller(BaseModel):
             return self.loss(inputs, data_samples)
         return self.student(inputs, data_samples, mode=mode)
 
-    def loss(self, inputs: Tensor, data_samples: list) -> Dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: Optional[list]) -> Dict[str, Tensor]:
         """Compute the losses of one step.
 
         Args:

@@ -1,5 +1,5 @@
 """Layers, quantities and teachers that transfer heads read."""
-from typing import Any, Dict, Iterable, List, Sequence
+from typing import Any, Collection, Dict, List, Sequence
 
 from mmat.errors import ConfigError, did_you_mean
 
@@ -12,7 +12,7 @@ def layers_of(heads: Sequence[BaseATHead], side: str) -> Dict[Layer, str]:
 
     A layer appears under its name in ``pairs`` and under its module path.
     """
-    layers = {}
+    layers: Dict[Layer, str] = {}
     for head in heads:
         paths = getattr(head, f'{side}_paths')
         layers.update(zip(getattr(head, f'{side}_layers'), paths))
@@ -25,7 +25,7 @@ def wants_of(heads: Sequence[BaseATHead], side: str) -> List[str]:
     return list(dict.fromkeys(name for head in heads for name in getattr(head, f'{side}_wants')))
 
 
-def assign_teachers(heads: Sequence[BaseATHead], teachers: Iterable[str]) -> Dict[BaseATHead, Dict[str, float]]:
+def assign_teachers(heads: Sequence[BaseATHead], teachers: Collection[str]) -> Dict[BaseATHead, Dict[str, float]]:
     """Return head -> name of each teacher that it reads -> weight."""
     readers = {}
     for head in heads:

@@ -3,6 +3,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
+from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmat.errors import CheckpointError, ConfigError, LayerError, MissingFileError, did_you_mean
@@ -59,12 +60,12 @@ class Teacher:
         self.model = model
         self.checkpoint = checkpoint
         self._architecture = model if isinstance(model, nn.Module) else None
-        self._network = None
+        self._network: Optional[BaseModel] = None
         self.input_size = _check_size(input_size)
         self.name = name
         self.owner = 'teacher' if name == 'teacher' else f'teacher {name!r}'  # in messages
-        self._adapter = None
-        self._early_exits = {}
+        self._adapter: Optional[InputAdapter] = None
+        self._early_exits: Dict[tuple, EarlyExit] = {}
 
     @classmethod
     def from_config(cls, teacher: Union[dict, str, nn.Module], name: str = 'teacher') -> 'Teacher':
@@ -115,7 +116,7 @@ class Teacher:
         return self._architecture
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> BaseModel:
         """The network with its weights, frozen and in eval mode; built on first use.
 
         Raises:
@@ -149,12 +150,12 @@ class Teacher:
 
     def apply(self, fn) -> None:
         """Apply what the distiller applies to its tensors (``nn.Module._apply``), if the network is built."""
-        if self.built:
+        if self._network is not None:
             self._network._apply(fn)
             # The data preprocessor stores its device, which only `to` updates.
             self._network.to(next(self._network.parameters(), torch.empty(0)).device)
 
-    def __call__(self, inputs: Tensor, data_samples: list, heads: Sequence[BaseATHead],
+    def __call__(self, inputs: Tensor, data_samples: Optional[list], heads: Sequence[BaseATHead],
                  preprocessor: nn.Module) -> List[Any]:
         """Run the teacher on a batch, once for all heads and no further than the last layer that one of them reads.
 

@@ -1,5 +1,5 @@
 """Attention modules (Jetley et al., "Learn to Pay Attention", ICLR 2018, section 3)."""
-from typing import Sequence, Tuple
+from typing import Any, Sequence, Tuple
 
 import torch.nn as nn
 from torch import Tensor
@@ -92,5 +92,5 @@ class SpatialAttentionNeck(BaseAttentionNeck):
             descriptor = self.projections[level](descriptor)
         if self.compatibility == 'dp':
             return local, dot_product_compatibility(local, descriptor)
-        conv = self.scores[level]
+        conv: Any = self.scores[level]
         return local, parametrised_compatibility(local, descriptor, conv.weight.view(-1), conv.bias)
