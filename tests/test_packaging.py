@@ -119,7 +119,7 @@ def test_sdist_holds_the_repository(built, source):
     with tarfile.open(built[0]) as archive:
         found = {name.split('/', 1)[1] for name in archive.getnames() if '/' in name}
     assert files_under(source, 'docs', 'tests', 'projects', 'benchmarks', 'results', 'mmat', *ZOO) <= found
-    assert {'README.md', 'CONTRIBUTING.md', 'LICENSE', 'CITATION.cff', 'model-index.yml', 'setup.py',
+    assert {'README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'CITATION.cff', 'model-index.yml', 'setup.py',
             'pyproject.toml'} <= found
 
 
