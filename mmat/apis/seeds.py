@@ -7,7 +7,6 @@ from typing import Dict, Sequence
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmat.engine.round_robin import import_greenlet
 from mmat.engine.seed_group import train_together
 from mmat.errors import ConfigError, UserError
 from mmat.models.build import network_config
@@ -66,9 +65,7 @@ def check_seeds(config: Config, seeds: Sequence[int]) -> None:
     Raises:
         UserError: A seed is repeated, or a launcher is given.
         ConfigError: The config sets ``compile`` or ``resume``, or keeps only one checkpoint.
-        MissingPackageError: greenlet is not installed.
     """
-    import_greenlet()
     repeated = [seed for seed, times in Counter(seeds).items() if times > 1]
     if repeated:
         raise UserError(f'--seeds has {repeated[0]} more than once.')

@@ -1,10 +1,11 @@
 """Train several seeds of one config in one process, sharing batches and the teacher's forward pass."""
-from functools import partial
-from itertools import count
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache, partial
 from typing import Callable, Dict, Iterator, Optional, Sequence
 
 import torch
-from mmengine.runner import BaseLoop, Runner
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
 from torch import Tensor
 
 from mmat.errors import ConfigError, UserError
@@ -14,235 +15,176 @@ from mmat.utils.checkpoint import unwrap
 from mmat.utils.rng import get_rng_state, set_rng_state
 
 from .hooks import DistillationHook
-from .round_robin import RoundRobin
+from .stepwise import Steps, train_stepwise
 
 
 def train_together(seeds: Sequence[int], build_runner: Callable[[int], Runner]) -> Dict[int, Runner]:
     """Train runs that differ only in their seed. Each gives the same bits as when it is trained alone.
 
     Each seed has a plain mmengine Runner with its own work directory, logs, hooks, optimizer, checkpoints and
-    validation. The runs advance one iteration at a time, in turn. The first run to reach a batch loads and preprocesses
-    it and computes the teacher's outputs; the others use the same tensors. The datasets, one batch and the teacher are
-    in memory once. RNG state, logger and message hub are swapped at every seed switch. The iteration time in a run's
-    log covers one iteration of all runs; its ``data_time`` contains the other runs' part.
+    validation. The runs advance one iteration at a time, in turn. Each batch is loaded and preprocessed once, and the
+    teacher's outputs are computed once. The datasets, one batch and the teacher are in memory once. Each turn restores
+    the run's RNG state and makes its logger and message hub the current ones. The iteration time in a run's log covers
+    one iteration of all runs; its ``data_time`` contains the other runs' part.
 
     A run that stops early leaves the others running. A run that fails, or Ctrl-C, ends all.
 
     Args:
         seeds (Sequence[int]): Distinct seeds.
         build_runner (Callable[[int], Runner]): Builds the Runner of a seed. The runs' configs may differ in seed, work
-            directory and experiment name. They need a :class:`BatchPreprocessor` and a sampler with fixed seeds, and
-            ``num_workers=0`` for training.
+            directory and experiment name. They need a :class:`BatchPreprocessor` and a sampler with fixed seeds,
+            ``num_workers=0`` for training, and one of mmengine's two training loops.
 
     Returns:
         dict[int, Runner]: Runners by seed.
 
     Raises:
         ConfigError: The runs would get other batches than alone: a dataset or sampler draws random numbers, or the
-            preprocessor has no seed.
-        UserError: The runs differ in their position in the training, or in the seeds of their batches.
-        MissingPackageError: greenlet is not installed.
+            preprocessor has no seed. Or they have a custom training loop.
+        UserError: The runs differ in the order or the augmentation of their batches.
         BaseException: The exception of a run; its attribute ``seed`` names the run.
     """
-    group = _SeedGroup(build_runner)
-    group.round_robin.run({seed: partial(group.train, seed) for seed in seeds})
-    return group.runners
+    shared = _Shared()
+    runs = [_Run(seed, build_runner, shared) for seed in seeds]
+    active, batch = runs, None
+    while active := [run for run in active if run.advance(batch)]:
+        batch = shared.load_batch(active)
+    return {run.seed: run.runner for run in runs}
 
 
-class _SeedGroup:
-    """State shared by the runs."""
+class _Run:
+    """The training of one seed. Between its turns it needs the next batch of ``iterator``."""
 
-    def __init__(self, build_runner: Callable[[int], Runner]):
-        self.build_runner = build_runner
-        self.round_robin = RoundRobin()
-        self.runners = {}
-        self.datasets = []
-        self.teachers = {}
-        self.batches = _SharedBatches(self._clear_teacher)
+    def __init__(self, seed: int, build_runner: Callable[[int], Runner], shared: '_Shared'):
+        self.seed = seed
+        self.runner: Optional[Runner] = None
+        self._steps = self._train(build_runner, shared)
 
-    def train(self, seed: int) -> None:
-        """Train one run from start to end."""
+    def _train(self, build_runner: Callable[[int], Runner], shared: '_Shared') -> Steps:
+        self.runner = build_runner(self.seed)  # seeds the RNG
+        self.runner.logger.name = f'{self.runner.logger.name}.seed{self.seed}'
+        shared.attach(self.runner)
+        yield from train_stepwise(self.runner)
+
+    def advance(self, batch: Optional[dict]) -> bool:
+        """Start, or continue with a batch, None at the end of the data. Return False if the training has ended."""
+        if self.runner:
+            set_rng_state(self._rng_state)
+            for instance in (self.runner.logger, self.runner.message_hub):
+                # mmengine's current instance is the last one.
+                type(instance)._instance_dict.move_to_end(instance.instance_name)
         try:
-            # Building the runner seeds the RNG, whose state is this run's until its first switch.
-            runner = self.runners[seed] = self.build_runner(seed)
-            runner.logger.name = f'{runner.logger.name}.seed{seed}'
-            self._share(seed, runner)
-            runner.train()
+            self.iterator = self._steps.send(None if batch is None else SharedBatch(batch))
+        except StopIteration:
+            return False
         except BaseException as error:
-            error.seed = seed
+            error.seed = self.seed
             if hasattr(error, 'add_note'):  # Python 3.11
-                error.add_note(f'In the run of seed {seed}.')
+                error.add_note(f'In the run of seed {self.seed}.')
             raise
+        self._rng_state = get_rng_state()
+        return True
 
-    def _share(self, seed: int, runner: Runner) -> None:
+
+class SharedBatch(dict):
+    """One run's copy of the batch dict that all runs use."""
+
+
+class _Shared:
+    """Datasets, teachers and the current training batch of all runs."""
+
+    def __init__(self):
+        self._datasets = []  # configs and functions that build them once
+        self._teachers = {}
+        self._iterator: Optional[Iterator] = None
+        self._batch: Optional[dict] = None
+        self._preprocessed: Optional[tuple] = None
+
+    def __deepcopy__(self, memo):
+        # EMA copies of a model share it.
+        return self
+
+    def attach(self, runner: Runner) -> None:
+        """Let a run use the shared objects, before its training starts."""
         model = unwrap(runner.model)
         preprocessor = model.data_preprocessor
         if getattr(preprocessor, 'random', None) is None:
             raise ConfigError('Sharing batches needs mmat.BatchPreprocessor with a seed as data_preprocessor, got '
                               f'{type(preprocessor).__name__}. Give --batch-seed.')
-        preprocessor.forward = partial(_preprocess_once, preprocessor, preprocessor.forward)
-        runner.build_dataloader = partial(self._build_dataloader, runner, count())
+        preprocessor.forward = partial(self._preprocess, preprocessor, preprocessor.forward)
+        for name in ('_train_dataloader', '_val_dataloader', '_test_dataloader'):
+            config = getattr(runner, name)
+            if isinstance(config, dict) and isinstance(config.get('dataset'), dict):
+                setattr(runner, name, self._share_dataset(config))
+        with _refuse_draws('the sampler'):
+            loader = runner._train_dataloader = runner.build_dataloader(runner._train_dataloader, seed=runner.seed)
+        if loader.num_workers:
+            raise ConfigError(f'Sharing batches needs num_workers=0, got num_workers={loader.num_workers}.')
         if not isinstance(model, Distiller) or not model.teachers:
             return
-        if not self.teachers:
-            self.teachers = {name: SharedTeacher(teacher) for name, teacher in model.teachers.items()}
+        if not self._teachers:
+            self._teachers = {name: SharedTeacher(teacher) for name, teacher in model.teachers.items()}
+            self._teacher_seed = runner.seed
         else:
-            first = next(iter(self.runners))
-            runner.logger.info(f'Sharing the teacher of seed {first}, whose log has its accuracy.')
+            runner.logger.info(f'Sharing the teacher of seed {self._teacher_seed}, whose log has its accuracy.')
             for hook in runner.hooks:
                 if isinstance(hook, DistillationHook):
                     hook.validate_teacher = False
-        model.teachers = self.teachers
+        model.teachers = self._teachers
 
-    def _clear_teacher(self) -> None:
-        for teacher in self.teachers.values():
+    def _share_dataset(self, config: dict) -> dict:
+        """Return the config of a data loader whose dataset is built once for all runs."""
+        dataset = config['dataset']
+        build = next((build for known, build in self._datasets if known == dataset), None)
+        if build is None:
+            build = lru_cache(partial(_build_dataset, dataset))  # a copy of the config keeps its cache
+            self._datasets.append((dataset, build))
+        return {**config, 'dataset': dict(type=build)}
+
+    def load_batch(self, runs: Sequence[_Run]) -> Optional[dict]:
+        """Return the batch that all runs need next, or None at the end of the data."""
+        self._batch = self._preprocessed = None
+        for teacher in self._teachers.values():
             teacher.clear_cache()
-
-    def _switch(self, runner: Runner) -> None:
-        if len(self.round_robin) == 1:
-            return
-        state = get_rng_state()
-        self.round_robin.switch()
-        set_rng_state(state)
-        for instance in (runner.logger, runner.message_hub):
-            # mmengine's current instance is the last one.
-            type(instance)._instance_dict.move_to_end(instance.instance_name)
-
-    def _build_dataloader(self, runner: Runner, epochs: Iterator[int], config: dict, **kwargs) -> '_Loader':
-        """Replace ``Runner.build_dataloader``: share the datasets, and the batches of training."""
-        key = {name: config.get(name) for name in ('dataset', 'num_batch_per_epoch')}
-        dataset = next((dataset for known, dataset in self.datasets if known == key), None)
-        if dataset is None:
-            state = get_rng_state()
-            loader = Runner.build_dataloader(config, **kwargs)
-            if not _equal_states(state, get_rng_state()):
-                raise ConfigError(f'Cannot share {type(loader.dataset).__name__}: it or its sampler draws random '
-                                  'numbers when built, so it differs between seeds. Train the seeds one by one.')
-            self.datasets.append((key, loader.dataset))
-        else:
-            config = {name: value for name, value in config.items() if name != 'num_batch_per_epoch'}
-            loader = Runner.build_dataloader({**config, 'dataset': _NoCopy(dataset)}, **kwargs)
-        # A Runner builds the training loader first.
-        if isinstance(runner._train_loop, BaseLoop):
-            return loader
-        if loader.num_workers:
-            raise ConfigError(f'Sharing batches needs num_workers=0, got num_workers={loader.num_workers}.')
-        return _Loader(loader, lambda iterator: self.batches.read(
-            next(epochs), iterator, loader.sampler, partial(self._switch, runner)))
-
-
-class _NoCopy:
-    """Wrap a dataset in a config so that the Runner's deep copy of the config does not copy it."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __deepcopy__(self, memo):
-        return self.dataset
-
-
-class _Loader:
-    """A DataLoader whose batches pass through ``read``."""
-
-    def __init__(self, loader, read: Callable[[Iterator], Iterator]):
-        self._loader = loader
-        self._read = read
-
-    def __iter__(self) -> Iterator:
-        # Creating the iterator draws a random number, so every run creates one, even if it is not used.
-        return self._read(iter(self._loader))
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str):
-        return getattr(self._loader, name)
-
-
-class _Batch:
-    """A batch as loaded (``raw``), and its preprocessing result once the first run has computed it (``prepared``)."""
-
-    def __init__(self, raw: dict):
-        self.raw = raw
-        self.prepared = None
-
-
-class SharedBatch(dict):
-    """One run's own copy of a loaded batch dict, with a reference to the shared ``batch``."""
-
-    def __init__(self, batch: _Batch):
-        super().__init__(batch.raw)
-        self.batch = batch
-
-
-class _SharedBatches:
-    """The training batches, each loaded once. Only the current one is kept."""
-
-    def __init__(self, on_release: Callable[[], None]):
-        self._on_release = on_release
-        self._position = None
-        self._batch: Optional[_Batch] = None
-        self._iterator = None
-        self._order = None
-
-    def read(self, epoch: int, iterator: Iterator, sampler, switch: Callable[[], None]) -> Iterator[SharedBatch]:
-        """Yield one run's batches of an epoch. The other runs advance before each."""
-        for index in count():
-            switch()
-            order = getattr(sampler, 'seed', None), getattr(sampler, 'epoch', None)
-            if (epoch, index) != self._position:
-                if self._position is not None and self._position > (epoch, index):
-                    raise UserError('The seeds are at different positions in their training. Resume all from the same '
-                                    'epoch.')
-                self._load(epoch, index, iterator, order)
-            elif order != self._order:
+        is_first = self._iterator is None
+        if is_first:
+            self._iterator = runs[0].iterator
+            samplers = [run.runner.train_dataloader.sampler for run in runs]
+            orders = {(getattr(sampler, 'seed', None), getattr(sampler, 'epoch', None)): None for sampler in samplers}
+            if len(orders) > 1:
                 raise UserError('The seeds read the data in different orders (seed and epoch of the sampler: '
-                                f'{self._order} and {order}). Resume only runs started with the same --batch-seed.')
-            if self._batch is None:
-                return
-            yield SharedBatch(self._batch)
+                                f'{" and ".join(map(str, orders))}). Resume runs of the same epoch and --batch-seed.')
+        with _refuse_draws('loading one') if is_first else nullcontext():
+            self._batch = next(self._iterator, None)
+        if self._batch is None:
+            self._iterator = None
+        return self._batch
 
-    def _load(self, epoch: int, index: int, iterator: Iterator, order: tuple) -> None:
-        if self._batch is not None:
-            # The loops of the other runs still reference the batch.
-            self._batch.prepared = None
-            self._batch = None
-            self._on_release()
-        if index == 0:
-            self._iterator, self._order = iterator, order
-        state = get_rng_state() if index == 0 else None
-        batch = next(self._iterator, None)
-        if state is not None and not _equal_states(state, get_rng_state()):
-            raise ConfigError('Cannot share batches: loading one draws random numbers, so they differ between seeds. '
-                              'Train the seeds one by one, or augment with mmat.BatchPreprocessor alone.')
-        self._position, self._batch = (epoch, index), None if batch is None else _Batch(batch)
+    def _preprocess(self, preprocessor: BatchPreprocessor, forward: Callable, data: dict, training: bool = False):
+        """Replace a preprocessor's ``forward``: process a batch once, and advance the RNG stream of every run."""
+        if not training or not isinstance(data, SharedBatch):
+            return forward(data, training)
+        batch, before = self._batch, preprocessor.random.state_dict()
+        if data.keys() != batch.keys() or any(value is not batch[key] for key, value in data.items()):
+            raise ConfigError('A hook has changed the content of a batch, which the seeds share. Remove the hook, or '
+                              'train the seeds one by one.')
+        if self._preprocessed is None:
+            self._preprocessed = before, forward(data, training), preprocessor.random.state_dict()
+        first, result, after = self._preprocessed
+        if not _equal_states(first, before):
+            raise UserError("The seeds' batches are augmented with different random numbers. Resume only runs started "
+                            'with the same --batch-seed.')
+        preprocessor.random.load_state_dict(after)
+        return dict(result)
 
 
-def _preprocess_once(preprocessor: BatchPreprocessor, forward: Callable, data: dict, training: bool = False) -> dict:
-    """Replace a preprocessor's ``forward``: process a shared batch once, and advance the RNG stream for every run."""
-    if not training or not isinstance(data, SharedBatch):
-        return forward(data, training)
-    batch, before = data.batch, preprocessor.random.state_dict()
-    if data.keys() != batch.raw.keys() or any(value is not batch.raw[key] for key, value in data.items()):
-        raise ConfigError('A hook has changed the content of a batch, which the seeds share. Remove the hook, or train '
-                          'the seeds one by one.')
-    if batch.prepared is None:
-        prepared = forward(data, training)
-        batch.prepared = before, prepared, preprocessor.random.state_dict()
-    first, prepared, after = batch.prepared
-    if not _equal_states(first, before):
-        raise UserError("The seeds' batches are augmented with different random numbers. Resume only runs started with "
-                        'the same --batch-seed.')
-    preprocessor.random.load_state_dict(after)
-    return dict(prepared)
+def _build_dataset(config: dict):
+    with _refuse_draws(str(config.get('type'))):
+        return DATASETS.build(config)
 
 
 class SharedTeacher:
-    """A :class:`mmat.models.distillers.Teacher` that computes its outputs for a batch once.
-
-    Args:
-        teacher (Teacher): The first run's teacher.
-    """
+    """A :class:`mmat.models.distillers.Teacher` that computes its outputs for a batch once."""
 
     def __init__(self, teacher):
         self._teacher = teacher
@@ -266,6 +208,16 @@ class SharedTeacher:
 
     def __getattr__(self, name: str):
         return getattr(self._teacher, name)
+
+
+@contextmanager
+def _refuse_draws(name: str):
+    """Raise ConfigError if the global random states change."""
+    state = get_rng_state()
+    yield
+    if not _equal_states(state, get_rng_state()):
+        raise ConfigError(f'Cannot share batches: {name} draws random numbers, so they differ between seeds. Train the '
+                          'seeds one by one, or augment with mmat.BatchPreprocessor alone.')
 
 
 def _equal_states(first, second) -> bool:

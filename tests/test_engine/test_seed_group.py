@@ -9,8 +9,8 @@ import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, print_log
-from mmengine.registry import DATA_SAMPLERS, DATASETS
-from mmengine.runner import Runner
+from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmat.datasets import Digits
 from mmat.engine.seed_group import train_together
@@ -240,6 +240,25 @@ def test_one_that_stops_early_leaves_the_others_running(models, make_runner, set
         assert_the_same_run(runners[seed], alone, epochs)
 
 
+def test_the_first_run_may_stop_inside_the_data(models, make_runner, settings):
+    settings['train_cfg'] = dict(_delete_=True, by_epoch=False, max_iters=5)
+    settings['train_dataloader.sampler'] = dict(_delete_=True, type='InfiniteSampler', shuffle=True, seed=11)
+    model = with_seed(models['at']())
+
+    def make(seed, folder='together'):
+        runner = make_runner(model, f'{folder}/seed{seed}', seed=seed, **settings)
+        if seed == 3:
+            runner.register_hook(Do(lambda runner, batch: setattr(runner.train_loop, 'stop_training', True)))
+        return runner
+
+    runners = train_together(SEEDS, make)
+    assert [runners[seed].iter for seed in SEEDS] == [1, 5]
+    for seed in SEEDS:
+        alone = make(seed, 'alone')
+        alone.train()
+        assert not different(runners[seed].model.state_dict(), alone.model.state_dict())
+
+
 # Resuming
 
 def test_a_group_that_was_killed_resumes_to_the_bit(models, make_runner, settings, tmp_path):
@@ -271,12 +290,15 @@ def test_a_group_that_was_killed_resumes_to_the_bit(models, make_runner, setting
         assert history(runners[seed])['train/loss'] == history(alone)['train/loss'][3:]
 
 
-def test_a_group_by_iterations_and_its_resuming(models, make_runner, settings, tmp_path):
+# The second sampler has three batches, so the data is read twice.
+@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
+def test_a_group_by_iterations_and_its_resuming(sampler, models, make_runner, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
     by_iterations = {
         'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=6, val_interval=3),
-        'train_dataloader.sampler': dict(_delete_=True, type='InfiniteSampler', shuffle=True, seed=11),
+        'train_dataloader.sampler': dict(_delete_=True, type=sampler, shuffle=True, seed=11),
         'param_scheduler.by_epoch': False, 'default_hooks.checkpoint.by_epoch': False,
-        'default_hooks.checkpoint.interval': 3}
+        'default_hooks.checkpoint.interval': 2}
     model = with_seed(models['dropout']())
 
     def make(seed, folder, **options):
@@ -284,7 +306,7 @@ def test_a_group_by_iterations_and_its_resuming(models, make_runner, settings, t
 
     runners = train_together(SEEDS, lambda seed: make(seed, 'together'))
     again = train_together(SEEDS, lambda seed: make(
-        seed, 'again', resume=True, load_from=str(tmp_path / 'together' / f'seed{seed}' / 'iter_3.pth')))
+        seed, 'again', resume=True, load_from=str(tmp_path / 'together' / f'seed{seed}' / 'iter_2.pth')))
     for seed in SEEDS:
         alone = make(seed, 'alone')
         alone.train()
@@ -345,6 +367,18 @@ class Noisy(Digits):
         return super().__getitems__(indices)
 
 
+class Shuffled(DefaultSampler):
+    """Draws random numbers when it is built."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        torch.randperm(4)
+
+
+class CustomLoop(EpochBasedTrainLoop):
+    pass
+
+
 class Order(DefaultSampler):
 
     def __iter__(self):
@@ -366,13 +400,16 @@ def other_preprocessor(model):
     ({'train_dataloader.dataset.type': 'Subset'}, None, 'Subset'),
     ({'train_dataloader.dataset.type': 'Noisy'}, None, 'loading .*mmat.BatchPreprocessor'),
     ({'train_dataloader.sampler.type': 'Order'}, None, 'loading .*mmat.BatchPreprocessor'),
+    ({'train_dataloader.sampler.type': 'Shuffled'}, None, 'sampler'),
+    ({'train_cfg': dict(_delete_=True, type='CustomLoop', max_epochs=1)}, None, 'EpochBasedTrainLoop.* CustomLoop'),
     ('other order', None, r'\(11, 0\) and \(12, 0\).*--batch-seed'),
     ('other crops', None, 'augmented .*--batch-seed'),
     ('other batch', None, 'hook'),
 ])
 def test_runs_that_would_differ_from_a_run_alone_are_refused(options, change, message, network_config, make_runner,
                                                              settings):
-    for registry, kind in ((DATASETS, Subset), (DATASETS, Noisy), (DATA_SAMPLERS, Order)):
+    for registry, kind in ((DATASETS, Subset), (DATASETS, Noisy), (DATA_SAMPLERS, Order), (DATA_SAMPLERS, Shuffled),
+                           (LOOPS, CustomLoop)):
         registry.register_module(module=kind, force=True)
 
     def make(seed):
