@@ -95,7 +95,7 @@ def in_two_processes(rank, folder, port, configs, run):
         results['loaded'] = str(error)
 
     resumed = Config({**run, 'experiment_name': 'resumed', 'work_dir': f'{folder}/resumed', 'resume': True,
-                      'load_from': f'{folder}/run/epoch_1.pth', 'randomness': dict(seed=5)})
+                      'load_from': f'{folder}/run/epoch_1.pth'})
     train(resumed)
     results['gradients'] = {name: loss_and_gradients(config, rank, 2) for name, config in configs.items()}
     if rank == 0:
