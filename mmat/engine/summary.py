@@ -95,7 +95,8 @@ def _data(runner, size: Tuple[int, int]) -> str:
 def _setting(runner) -> str:
     optimizer: Optimizer = runner.optim_wrapper.optimizer
     by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
-    length = f'{runner.max_iters} iterations' if by_iteration else f'{runner.max_epochs} epochs'
+    count, unit = (runner.max_iters, 'iteration') if by_iteration else (runner.max_epochs, 'epoch')
+    length = f'{count} {unit}{"s" if count > 1 else ""}'
     device = next(runner.model.parameters()).device
     options: Dict[str, float] = optimizer.param_groups[0]
     precision = _PRECISIONS.get(type(runner.optim_wrapper).__name__, type(runner.optim_wrapper).__name__)

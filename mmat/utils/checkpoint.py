@@ -1,6 +1,8 @@
 """Find, read and load checkpoints."""
+import glob
 import pickle
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import List, Optional, Sequence, Union
 
@@ -54,9 +56,16 @@ def _suggest_nearby(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f' The folder {str(parent)!r} does not exist.'
+    # A run of a result table is one level below: WORK_DIR/TABLE/CONFIG/seed0.
+    runs = sorted(entry.parent for entry in parent.glob(f'*/{glob.escape(path.name)}/seed*/last_checkpoint'))
+    if runs:
+        return f' Did you mean {str(runs[0])!r}?'
     names = [entry.name for entry in parent.iterdir()
              if entry.suffix == '.pth' or (entry / 'last_checkpoint').is_file() or any(entry.glob('*.pth'))]
-    return did_you_mean(path.name, names) if names else f' The folder {str(parent)!r} holds no checkpoints.'
+    if not names:
+        return f' The folder {str(parent)!r} holds no checkpoints.'
+    close = get_close_matches(path.name, names, n=3, cutoff=0.6)
+    return did_you_mean(path, [parent / name for name in close], cutoff=0)
 
 
 def read_checkpoint(path: Union[str, Path]) -> dict:

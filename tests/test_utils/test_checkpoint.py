@@ -118,7 +118,15 @@ def test_a_missing_file_names_the_closest(tmp_path, name, close):
     with pytest.raises(MissingFileError) as error:
         find_checkpoint(tmp_path / name)
     before, after = str(error.value).split(repr(str(tmp_path / name)))
-    assert repr(close) in after and '.log' not in after and 'cifra' not in after
+    assert repr(str(tmp_path / close)) in after and '.log' not in after and 'cifra' not in after
+
+
+def test_a_run_of_a_table_is_suggested_for_its_config(tmp_path):
+    work_dir(tmp_path / 'table' / 'wrn16-2' / 'seed0', [1], 'epoch_1.pth')
+    work_dir(tmp_path / 'wrn16-22', [1])
+    with pytest.raises(MissingFileError) as error:
+        find_checkpoint(tmp_path / 'wrn16-2')
+    assert repr(str(tmp_path / 'table' / 'wrn16-2' / 'seed0')) in str(error.value)
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -102,8 +102,7 @@ class Teacher:
                 find_checkpoint(self.checkpoint)
         except FileNotFoundError as error:
             command = f' (python tools/train.py {self.model})' if isinstance(self.model, str) else ''
-            reason = str(error).rstrip('.')
-            raise MissingFileError(f'The teacher has no weights. {reason}. Train the teacher first{command}, or give '
+            raise MissingFileError(f'The teacher has no weights. {error} Train the teacher first{command}, or give '
                                    'its checkpoint with --cfg-options model.teacher.checkpoint=PATH.') from None
 
     @property
