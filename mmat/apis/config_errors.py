@@ -2,7 +2,9 @@
 import inspect
 import logging
 import re
+import sys
 import traceback
+from difflib import get_close_matches
 from types import FrameType
 from typing import Any, Iterable, Optional, Sequence, Tuple
 
@@ -11,6 +13,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import registry
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.registry.build_functions import build_from_cfg
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
@@ -24,7 +27,7 @@ from mmat.errors import ConfigError, DataError, MissingFileError, UserError, did
 
 # Top-level keys that a run reads, whether or not a config sets them.
 SETTINGS = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpointing', 'compile', 'custom_imports',
-            'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
+            'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn',
             'tta_model', 'tta_pipeline'} - {'self', 'cfg'}
 
 _REQUIRED = dict(train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -40,25 +43,26 @@ _LIBRARIES = {'mmcv', 'mmengine', 'mmpretrain', 'timm', 'torch', 'torchvision'}
 
 
 def check_keys(config: Config) -> None:
-    """Refuse top-level keys that nothing reads, and remove variables that only other values of the config use.
+    """Refuse misspelt top-level keys, and warn of others that nothing reads.
 
     A key is read if it is a setting of :class:`mmengine.runner.Runner`, begins with an underscore, is used by name in
-    the config's files, or has the value of a part of another setting.
-
-    Args:
-        config (Config): Changed in place.
+    the config's files, or is a dict or list that is also a part of another setting.
 
     Raises:
-        ConfigError: A key is misspelt or unused.
+        ConfigError: A key that nothing reads resembles a setting that the config lacks.
     """
+    text = re.sub('#.*', '', config.text or '')
     for key in [key for key in config if key not in SETTINGS and not key.startswith('_')]:
         others = [value for other, value in config.items() if other != key]
-        by_name = re.search(rf'\b{re.escape(key)}\b(?!\s*=[^=])', config.text or '')
-        if not by_name and not any(_contains(value, config[key]) for value in others):
-            raise ConfigError(f'Unknown config key {key!r}.' + (did_you_mean(key, SETTINGS - {*config}, cutoff=0.6) or
-                                                               ' Nothing reads it; start its name with an underscore '
-                                                               'to keep it.'))
-        config.pop(key)
+        # A use is no assignment, no path and no assignment to an item.
+        by_name = re.search(rf'(?<![\w./]){re.escape(key)}\b(?!\s*=[^=]|\s*\[|\.py)', text) or f'_base_.{key}' in text
+        if by_name or config[key] and isinstance(config[key], (dict, list)) and any(
+                _contains(value, config[key]) for value in others):
+            continue
+        suggestion = did_you_mean(key, SETTINGS - {*config}, cutoff=0.75)
+        if suggestion:
+            raise ConfigError(f'Unknown config key {key!r}.{suggestion} Start a name with an underscore to keep it.')
+        print_log(f'Nothing reads the config key {key!r}.', 'current', logging.WARNING)
 
 
 def _contains(value: Any, part: Any) -> bool:
@@ -82,7 +86,7 @@ def check_settings(config: Config, mode: str) -> None:
         if config.get(key) is None:
             state = 'is None' if key in config else 'is missing'
             raise ConfigError(f'The config cannot be used to {mode}: {key!r} {state}.' +
-                              ('' if key in config else did_you_mean(key, config, cutoff=0.7)))
+                              ('' if key in config else _misspelling(key, config)))
     for key in ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg',
                 'optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'):
         value = config.get(key, {})
@@ -96,23 +100,24 @@ def check_settings(config: Config, mode: str) -> None:
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
         levels = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
         raise ConfigError(f'Unknown log_level {level!r}.' + did_you_mean(level, levels))
-    validation = {key: config.get(key) is not None for key in ('val_dataloader', 'val_cfg', 'val_evaluator')}
-    if len(set(validation.values())) > 1:
-        missing = [key for key, is_set in validation.items() if not is_set]
-        raise ConfigError(f'Validation needs all of {", ".join(validation)}, or None for all; not set: '
-                          f'{", ".join(missing)}.')
+    for phase in ('val', 'test'):
+        keys = [f'{phase}_dataloader', f'{phase}_cfg', f'{phase}_evaluator']
+        missing = [key for key in keys if config.get(key) is None]
+        if missing and len(missing) < len(keys):
+            raise ConfigError(f'Set all of {", ".join(keys)}, or none of them; not set: {", ".join(missing)}.')
+    scope = config.get('default_scope')
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for part in ('dataset', 'sampler') if config.get(key) else ():
-            if config[key].get(part) is None and not (part == 'sampler' and config[key].get('batch_sampler')):
-                raise ConfigError(f'{key!r} has no {part!r}.' + did_you_mean(part, config[key]))
+            if part not in config[key]:
+                raise ConfigError(f'{key!r} has no {part!r}.' + _misspelling(part, config[key]))
         if config.get(key) and 'collate_fn' in config[key]:
-            _check_function(config[key].collate_fn, f'{key}.collate_fn')
+            _check_function(config[key].collate_fn, f'{key}.collate_fn', scope)
     if mode == 'train' and 'optimizer' not in config.optim_wrapper and 'constructor' not in config.optim_wrapper:
-        raise ConfigError("'optim_wrapper' has no 'optimizer'." + did_you_mean('optimizer', config.optim_wrapper))
+        raise ConfigError("'optim_wrapper' has no 'optimizer'." + _misspelling('optimizer', config.optim_wrapper))
     if mode == 'train' and isinstance(config.optim_wrapper.get('optimizer'), dict):
         # mmengine looks the class up before it builds it.
         optimizer = config.optim_wrapper.optimizer.get('type')
-        if not (callable(optimizer) or isinstance(optimizer, str) and registry.OPTIMIZERS.get(optimizer)):
+        if not (callable(optimizer) or _is_registered(optimizer, registry.OPTIMIZERS, scope)):
             raise ConfigError(f'Unknown optimizer type {optimizer!r}.' +
                               did_you_mean(optimizer, _known_types(registry.OPTIMIZERS), cutoff=0.5))
     if mode == 'train' and ('type' in config.train_cfg) == ('by_epoch' in config.train_cfg):
@@ -120,10 +125,22 @@ def check_settings(config: Config, mode: str) -> None:
                           f'{", ".join(map(repr, config.train_cfg)) or "neither"}.')
 
 
-def _check_function(config: Any, name: str) -> None:
+def _is_registered(name: Any, types: Registry, scope: Optional[str]) -> bool:
+    """Whether a registry has a type, for a config of a default scope."""
+    with types.switch_scope_and_registry(scope) as scoped:
+        return isinstance(name, str) and scoped.get(name) is not None
+
+
+def _misspelling(name: str, config: dict) -> str:
+    """A question about the key that may have been meant as ``name``."""
+    close = get_close_matches(name, map(str, config), n=1, cutoff=0.6)
+    return f' Is {close[0]!r} a misspelling?' if close else ''
+
+
+def _check_function(config: Any, name: str, scope: Optional[str]) -> None:
     """Check a function of a config, which mmengine looks up without a message if there is none."""
     kind = config.get('type') if isinstance(config, dict) else config
-    if not (callable(kind) or isinstance(kind, str) and registry.FUNCTIONS.get(kind)):
+    if not (callable(kind) or _is_registered(kind, registry.FUNCTIONS, scope)):
         raise ConfigError(f'{name} must be a dict with the `type` of a function, got {config!r}.' +
                           did_you_mean(kind, _known_types(registry.FUNCTIONS)))
 
@@ -143,7 +160,9 @@ def find_config_error(error: Exception) -> Optional[UserError]:
         UserError | None: None for every other error.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if not frames:
+    codes = build_from_cfg.__code__, Runner.build_dataloader.__code__
+    builders = [index for index, frame in enumerate(frames) if frame.f_code in codes]
+    if not frames or builders and any(_is_users(frame) for frame in frames[builders[0]:]):
         return None
     while frames[-1].f_code.co_name == ManagerMixin.get_instance.__name__:
         frames.pop()  # build_from_cfg calls it in place of a constructor
@@ -158,11 +177,9 @@ def find_config_error(error: Exception) -> Optional[UserError]:
     call = _direct_call(frames[-1])
     if call and isinstance(error, TypeError):
         return _signature_error(*call, _GIVEN)
-    codes = build_from_cfg.__code__, Runner.build_dataloader.__code__
-    builders = [frame for frame in frames if frame.f_code in codes]
     if not builders:
         return None
-    built = builders[-1].f_locals
+    built = frames[builders[-1]].f_locals
     cls, arguments = built.get('obj_cls', DataLoader), built.get('args') or built.get('dataloader_cfg', {})
     kind = getattr(built.get('registry'), 'name', None)
     if isinstance(error, FileNotFoundError) and error.filename and kind == 'dataset':
@@ -197,6 +214,12 @@ def _image_error(error: Exception, frames: Sequence[FrameType]) -> Optional[User
     return None
 
 
+def _is_users(frame: FrameType) -> bool:
+    """Whether a frame runs code outside mmat, the libraries and Python itself."""
+    package = frame.f_globals.get('__name__', '').split('.')[0]
+    return package not in {'mmat', *_LIBRARIES, *sys.stdlib_module_names} - {'__main__'}
+
+
 def _is_library(cls: type) -> bool:
     return cls.__module__.split('.')[0] in _LIBRARIES
 
@@ -219,7 +242,7 @@ def _builder_error(error: Exception, scope: dict) -> Optional[ConfigError]:
     if not isinstance(config, dict):
         return ConfigError(f'A {kind} must be a dict with a `type`, got {config!r}.')
     if 'obj_type' not in scope:
-        return ConfigError(f'A {kind} has no `type`: {_shorten(config)}.' + did_you_mean('type', config))
+        return ConfigError(f'A {kind} has no `type`: {_shorten(config)}.' + _misspelling('type', config))
     name = scope['obj_type']
     if scope.get('obj_cls') is None:
         if not isinstance(name, str):
@@ -240,7 +263,7 @@ def _signature_error(cls: type, arguments: dict, given: Sequence[str] = ()) -> O
     names = [*parameters, *(name for each in classes for name in inspect.signature(each.__init__).parameters)]
     names = [name for name in dict.fromkeys(names) if name not in ('self', 'args', 'kwargs', *given)]
     for argument in arguments:
-        if argument not in names and argument != 'type':
+        if argument not in (*names, *given, 'type'):
             choices = did_you_mean(argument, names) or f' Its arguments: {", ".join(names) or "none"}.'
             return ConfigError(f'{_name(cls)} has no argument {argument!r}.{choices}')
     missing = [name for name, each in parameters.items() if each.default is each.empty

@@ -36,8 +36,9 @@ class LossBalance:
         total = losses.get('loss')
         if not isinstance(total, Tensor):
             return []
-        heads = [sum((value for key, value in losses.items() if key.split('.')[0] == f'loss_{head}'),
-                     torch.zeros_like(total)) for head in self.heads]
+        zero = torch.zeros_like(total)
+        heads = [sum((value for key, value in losses.items()
+                      if key == f'loss_{head}' or key.startswith(f'loss_{head}.')), zero) for head in self.heads]
         task = losses['task'] if isinstance(losses.get('task'), Tensor) else total - sum(heads)
         values = torch.stack([*heads, task]).detach().double()
         self._sums = values if self._sums is None else self._sums + values

@@ -4,8 +4,10 @@ import time
 import torch
 
 from mmat.models import Distiller
+from mmat.models.at_heads.base import GRADIENTS
 from mmat.models.distillers import Teacher
-from mmat.models.targets import class_names
+from mmat.models.distillers.readers import wants_of
+from mmat.models.targets import class_names, num_classes
 from mmat.utils.rng import preserve_rng_state
 
 
@@ -21,11 +23,17 @@ def validate_teacher(runner, distiller: Distiller, teacher: Teacher) -> dict:
         teacher (Teacher): One of its teachers, prepared.
 
     Returns:
-        dict: Name -> metric.
+        dict: Name -> metric; empty if the teacher has other classes and no head reads its predictions.
 
     Raises:
         LayerError: The teacher does not accept images of this size.
     """
+    classes, count = class_names(runner.val_loop.dataloader.dataset), num_classes(teacher.network)
+    wants = wants_of(distiller.readers_of(teacher.name), 'teacher')
+    if classes and count not in (None, len(classes)) and {'logits', *GRADIENTS}.isdisjoint(wants):
+        runner.logger.info(f'Teacher {teacher.checkpoint or "as given"} has {count} classes, the validation set '
+                           f'{len(classes)}: its accuracy is not measured.')
+        return {}
     start = time.perf_counter()
     evaluator, dataloader = runner.val_loop.evaluator, runner.val_loop.dataloader
     is_checked = False
@@ -40,7 +48,7 @@ def validate_teacher(runner, distiller: Distiller, teacher: Teacher) -> dict:
     name = '' if teacher.name == 'teacher' else f'{teacher.name}: '
     runner.logger.info(f'Teacher {name}{teacher.checkpoint or "as given"} on the validation set: {text} '
                        f'({time.perf_counter() - start:.1f} s)')
-    classes, accuracy = class_names(dataloader.dataset), metrics.get('accuracy/top1')
+    accuracy = metrics.get('accuracy/top1')
     if classes and accuracy is not None:
         chance = 100 / len(classes)
         if accuracy < chance + 0.05 * (100 - chance):

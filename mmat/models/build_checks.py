@@ -32,7 +32,9 @@ def _random_image(network: nn.Module, size: Tuple[int, int]) -> torch.Tensor:
     mean = getattr(getattr(network, 'data_preprocessor', None), 'mean', None)
     like = next(network.parameters(), torch.empty(0))
     conv = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    channels = len(mean) if mean is not None else conv.in_channels if conv is not None else 3
+    # A single mean may stand for all channels.
+    known = mean is not None and (len(mean) > 1 or conv is None)
+    channels = len(mean) if known else conv.in_channels if conv is not None else 3
     return torch.randn(1, channels, *size, device=like.device, dtype=like.dtype)
 
 

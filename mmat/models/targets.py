@@ -3,6 +3,7 @@ from itertools import zip_longest
 from typing import Any, Iterable, List, Optional, Sequence
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from mmat.errors import DataError
@@ -57,6 +58,12 @@ def compare_classes(expected: Optional[Sequence[str]], found: Optional[Sequence[
 def _difference(names: List[str], others: List[str]) -> List[str]:
     known = set(others)
     return [name for name in names if name not in known]
+
+
+def num_classes(network: nn.Module) -> Optional[int]:
+    """Return the number of classes of a network's head, or backbone as in mmpretrain's VGG; None if unknown."""
+    counts = (getattr(getattr(network, part, None), 'num_classes', None) for part in ('head', 'backbone'))
+    return next((count for count in counts if isinstance(count, int) and count > 0), None)
 
 
 def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:

@@ -96,7 +96,7 @@ def _evaluation_loaders(runner) -> Iterator[Tuple[str, DataLoader]]:
         try:
             with preserve_rng_state():
                 loader = runner.build_dataloader(test, seed=runner.seed)
-        except FileNotFoundError as error:
+        except Exception as error:  # training does not need the test set
             runner.logger.warning(f'Cannot read the test set, so its classes are not checked: {error}')
         else:
             yield 'test_dataloader', loader
@@ -107,7 +107,7 @@ def _check_count(runner, loader: DataLoader, name: str) -> None:
     model = model.student if isinstance(model, Distiller) else model
     # mmpretrain's VGG has its classifier in its backbone.
     owner = next((part for part in (getattr(model, 'head', None), getattr(model, 'backbone', None))
-                  if getattr(part, 'num_classes', None)), None)
+                  if (getattr(part, 'num_classes', None) or 0) > 0), None)
     classes = class_names(loader.dataset)
     if owner is not None and classes and owner.num_classes != len(classes):
         raise ConfigError(f'The network ({type(owner).__name__}) has {owner.num_classes} classes, but the dataset of '

@@ -72,8 +72,11 @@ class Distiller(BaseModel):
         if data_preprocessor is not None and isinstance(student, dict):
             student = {'data_preprocessor': data_preprocessor, **student}
         student = build_network(student)
+        if not hasattr(student, 'data_preprocessor'):
+            raise ConfigError(f'The student must be a model of mmengine with a data_preprocessor, got '
+                              f'{type(student).__name__}.')
         super().__init__(data_preprocessor=student.data_preprocessor, init_cfg=init_cfg)
-        if isinstance(at_heads, dict) or not at_heads:
+        if isinstance(at_heads, (dict, str)) or not at_heads:
             raise ConfigError(f'at_heads must be a list of at least one transfer head, got {at_heads!r}.')
         self.student = student
         # Heads with parameters must not advance the student's random numbers: it trains as it would alone.
@@ -226,22 +229,16 @@ class Distiller(BaseModel):
         return head.average_teachers(outputs, weights) if len(outputs) > 1 else next(iter(outputs.values()), None)
 
     def _check_gradients(self, outputs: NetworkOutputs) -> None:
-        """Check, once, that the losses of layers reach trainable parameters of the student.
-
-        Raises:
-            ConfigError: All layers that a head reads are frozen.
-        """
+        """Warn, once, of layers whose losses do not reach trainable parameters of the student."""
         if self._checked_gradients or not (self.training and torch.is_grad_enabled()) or self.reads_input_gradients:
             return
         self._checked_gradients = True
         for head in self.at_heads:
             frozen = [path for path in head.student_paths if not outputs.features[path].requires_grad]
-            if frozen and len(frozen) == len(head.student_paths):
-                raise ConfigError(f'The transfer head {head.name!r} has no effect: its layers {frozen} and all layers '
-                                  'before them are frozen in the student. Choose later layers.')
             if frozen:
-                print_log(f'{head.name}: the pairs of {frozen} have no effect, because these layers are frozen in the '
-                          'student.', 'current', logging.WARNING)
+                what = 'it has' if len(frozen) == len(head.student_paths) else f'the pairs of {frozen} have'
+                print_log(f'{head.name}: {what} no effect as long as the layers {frozen} are frozen in the student.',
+                          'current', logging.WARNING)
 
     @contextmanager
     def _float32(self, inputs: Tensor):

@@ -1,4 +1,5 @@
 """Layers, quantities and teachers that transfer heads read."""
+import math
 from typing import Any, Collection, Dict, List, Sequence
 
 from mmat.errors import ConfigError, did_you_mean
@@ -45,13 +46,19 @@ def assign_teachers(heads: Sequence[BaseATHead], teachers: Collection[str]) -> D
             if name not in teachers:
                 raise ConfigError(f'The transfer head {head.name!r} names an unknown teacher {name!r}.' +
                                   (did_you_mean(name, teachers) or f' The teachers are {list(teachers)}.'))
-            if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not weight > 0:
+            if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < math.inf:
                 raise ConfigError(f'The weight of teacher {name!r} must be above 0, got {weight!r}.')
         readers[head] = {name: weight / sum(weights.values()) for name, weight in weights.items()}
     return readers
 
 
 def teachers_of(model: dict) -> Dict[str, Any]:
-    """Return the teachers of a distiller's config: name -> config; a single ``teacher`` is named 'teacher'."""
+    """Return the teachers of a distiller's config: name -> config; a single ``teacher`` is named 'teacher'.
+
+    A model of another type has none, whatever its arguments are called.
+    """
+    kind = model.get('type', 'Distiller')
+    if not (kind if isinstance(kind, str) else kind.__name__).endswith('Distiller'):
+        return {}
     teachers = dict(model.get('teachers') or {})
     return {'teacher': model['teacher'], **teachers} if model.get('teacher') else teachers
