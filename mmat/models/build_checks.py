@@ -32,9 +32,10 @@ def _random_image(network: nn.Module, size: Tuple[int, int]) -> torch.Tensor:
     mean = getattr(getattr(network, 'data_preprocessor', None), 'mean', None)
     like = next(network.parameters(), torch.empty(0))
     conv = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    # A single mean may stand for all channels.
-    known = mean is not None and (len(mean) > 1 or conv is None)
-    channels = len(mean) if known else conv.in_channels if conv is not None else 3
+    channels = 0 if mean is None else len(mean)
+    if channels < 2 and conv is not None:  # a single mean may stand for all channels
+        channels = conv.in_channels
+    channels = channels or 3
     return torch.randn(1, channels, *size, device=like.device, dtype=like.dtype)
 
 
