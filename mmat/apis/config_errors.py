@@ -127,8 +127,12 @@ def check_settings(config: Config, mode: str) -> None:
 
 def _is_registered(name: Any, types: Registry, scope: Optional[str]) -> bool:
     """Whether a registry has a type, for a config of a default scope."""
-    with types.switch_scope_and_registry(scope) as scoped:
-        return isinstance(name, str) and scoped.get(name) is not None
+    if not isinstance(name, str):
+        return False
+    if types.get(name) is not None:
+        return True
+    with types.switch_scope_and_registry(scope) as scoped:  # warns if the scope has no such registry
+        return scoped.get(name) is not None
 
 
 def _misspelling(name: str, config: dict) -> str:
