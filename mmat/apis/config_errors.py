@@ -22,6 +22,7 @@ from mmpretrain.datasets import CustomDataset
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
+from mmat.datasets.image_files import DATA_ROOT_HELP
 from mmat.engine.loader_checks import no_batch_error
 from mmat.errors import ConfigError, DataError, MissingFileError, UserError, did_you_mean
 
@@ -32,8 +33,6 @@ SETTINGS = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpoi
 
 _REQUIRED = dict(train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
                  test=('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
-_DATA_ROOT = ('Set its folder with --cfg-options train_dataloader.dataset.data_root=PATH, likewise val_dataloader and '
-              'test_dataloader.')
 _IMAGE_CAUSES = 'it is truncated, empty, not an image, or of a kind that OpenCV does not read'
 # Arguments that the Runner adds to a config's.
 _GIVEN = ('runner', 'dataloader', 'dataset', 'optimizer')
@@ -187,7 +186,7 @@ def find_config_error(error: Exception) -> Optional[UserError]:
     cls, arguments = built.get('obj_cls', DataLoader), built.get('args') or built.get('dataloader_cfg', {})
     kind = getattr(built.get('registry'), 'name', None)
     if isinstance(error, FileNotFoundError) and error.filename and kind == 'dataset':
-        return MissingFileError(f'{_name(cls)}: no file or folder {str(error.filename)!r}. {_DATA_ROOT}')
+        return MissingFileError(f'{_name(cls)}: no file or folder {str(error.filename)!r}. {DATA_ROOT_HELP}')
     if frames[-1].f_code is CustomDataset._find_samples.__code__ and isinstance(error, (RuntimeError, AssertionError)):
         return DataError(f'{_name(cls)} with images in {str(frames[-1].f_locals["self"].img_prefix)!r}: {error}')
     if frames[-1].f_code is BaseDataset._serialize_data.__code__ and isinstance(error, ValueError):
@@ -209,7 +208,7 @@ def _image_error(error: Exception, frames: Sequence[FrameType]) -> Optional[User
         if frame.f_code is load:
             path = frame.f_locals['filename']
             if isinstance(error, FileNotFoundError):
-                return MissingFileError(f'No image {path!r}. {_DATA_ROOT}')
+                return MissingFileError(f'No image {path!r}. {DATA_ROOT_HELP}')
             return DataError(f'LoadImageFromFile cannot read image {path!r}: {_IMAGE_CAUSES}.')
     # A worker passes on the text of its traceback. The last line names the file unless OpenCV raised the error.
     if frames[-1].f_code is ExceptionWrapper.reraise.__code__ and f'File "{load.co_filename}"' in str(error):

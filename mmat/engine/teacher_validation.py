@@ -7,7 +7,7 @@ from mmat.models import Distiller
 from mmat.models.at_heads.base import GRADIENTS
 from mmat.models.distillers import Teacher
 from mmat.models.distillers.readers import wants_of
-from mmat.models.targets import class_names, num_classes
+from mmat.models.targets import class_names, find_classifier
 from mmat.utils.rng import preserve_rng_state
 
 
@@ -28,7 +28,8 @@ def validate_teacher(runner, distiller: Distiller, teacher: Teacher) -> dict:
     Raises:
         LayerError: The teacher does not accept images of this size.
     """
-    classes, count = class_names(runner.val_loop.dataloader.dataset), num_classes(teacher.network)
+    classes, classifier = class_names(runner.val_loop.dataloader.dataset), find_classifier(teacher.network)
+    count = getattr(classifier, 'num_classes', None)
     wants = wants_of(distiller.readers_of(teacher.name), 'teacher')
     if classes and count not in (None, len(classes)) and {'logits', *GRADIENTS}.isdisjoint(wants):
         runner.logger.info(f'Teacher {teacher.checkpoint or "as given"} has {count} classes, the validation set '

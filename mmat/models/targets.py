@@ -60,10 +60,10 @@ def _difference(names: List[str], others: List[str]) -> List[str]:
     return [name for name in names if name not in known]
 
 
-def num_classes(network: nn.Module) -> Optional[int]:
-    """Return the number of classes of a network's head, or backbone as in mmpretrain's VGG; None if unknown."""
-    counts = (getattr(getattr(network, part, None), 'num_classes', None) for part in ('head', 'backbone'))
-    return next((count for count in counts if isinstance(count, int) and count > 0), None)
+def find_classifier(network: nn.Module) -> Optional[nn.Module]:
+    """Return the part with ``num_classes``: the head, or the backbone as in mmpretrain's VGG; None if unknown."""
+    parts = (getattr(network, name, None) for name in ('head', 'backbone'))
+    return next((part for part in parts if (getattr(part, 'num_classes', None) or 0) > 0), None)
 
 
 def label_names(batch: dict, classes: Optional[Sequence[str]]) -> List[str]:

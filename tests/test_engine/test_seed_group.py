@@ -223,8 +223,9 @@ def test_current_instances_belong_to_the_running_seed(models, make_runner, setti
         assert [message for _, message in runner.log if 'step of' in message] == [f'step of {seed}'] * 6
 
 
-def test_one_that_stops_early_leaves_the_others_running(models, make_runner, settings):
-    model = with_seed(models['at']())
+def stopping_seed_3(make_runner, model, settings):
+    """Return a builder of runners, of which seed 3 stops after its first step."""
+    model = with_seed(model)
 
     def make(seed, folder='together'):
         runner = make_runner(model, f'{folder}/seed{seed}', seed=seed, **settings)
@@ -232,6 +233,11 @@ def test_one_that_stops_early_leaves_the_others_running(models, make_runner, set
             runner.register_hook(Do(lambda runner, batch: setattr(runner.train_loop, 'stop_training', True)))
         return runner
 
+    return make
+
+
+def test_one_that_stops_early_leaves_the_others_running(models, make_runner, settings):
+    make = stopping_seed_3(make_runner, models['at'](), settings)
     runners = train_together(SEEDS, make)
     assert [runners[seed].epoch for seed in SEEDS] == [1, 2]
     for seed, epochs in zip(SEEDS, (1, 2)):
@@ -243,14 +249,7 @@ def test_one_that_stops_early_leaves_the_others_running(models, make_runner, set
 def test_the_first_run_may_stop_inside_the_data(models, make_runner, settings):
     settings['train_cfg'] = dict(_delete_=True, by_epoch=False, max_iters=5)
     settings['train_dataloader.sampler'] = dict(_delete_=True, type='InfiniteSampler', shuffle=True, seed=11)
-    model = with_seed(models['at']())
-
-    def make(seed, folder='together'):
-        runner = make_runner(model, f'{folder}/seed{seed}', seed=seed, **settings)
-        if seed == 3:
-            runner.register_hook(Do(lambda runner, batch: setattr(runner.train_loop, 'stop_training', True)))
-        return runner
-
+    make = stopping_seed_3(make_runner, models['at'](), settings)
     runners = train_together(SEEDS, make)
     assert [runners[seed].iter for seed in SEEDS] == [1, 5]
     for seed in SEEDS:

@@ -9,7 +9,7 @@ from mmat.errors import ConfigError, DataError
 from mmat.models import Distiller
 from mmat.models.at_heads.base import GRADIENTS
 from mmat.models.distillers.readers import wants_of
-from mmat.models.targets import class_names, compare_classes
+from mmat.models.targets import class_names, compare_classes, find_classifier
 from mmat.registry import HOOKS
 from mmat.utils.checkpoint import checkpoint_classes, unwrap
 from mmat.utils.rng import preserve_rng_state
@@ -104,10 +104,7 @@ def _evaluation_loaders(runner) -> Iterator[Tuple[str, DataLoader]]:
 
 def _check_count(runner, loader: DataLoader, name: str) -> None:
     model = unwrap(runner.model)
-    model = model.student if isinstance(model, Distiller) else model
-    # mmpretrain's VGG has its classifier in its backbone.
-    owner = next((part for part in (getattr(model, 'head', None), getattr(model, 'backbone', None))
-                  if (getattr(part, 'num_classes', None) or 0) > 0), None)
+    owner = find_classifier(model.student if isinstance(model, Distiller) else model)
     classes = class_names(loader.dataset)
     if owner is not None and classes and owner.num_classes != len(classes):
         raise ConfigError(f'The network ({type(owner).__name__}) has {owner.num_classes} classes, but the dataset of '

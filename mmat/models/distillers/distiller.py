@@ -196,9 +196,10 @@ class Distiller(BaseModel):
         reads_gradients = self.reads_input_gradients or self._reads_gradients('teacher')
         with self._float32(inputs) if reads_gradients else nullcontext():
             # Teachers run first, so that their activations are freed before the student's are allocated.
-            reduced = {name: dict(zip(self.readers_of(name), teacher(
-                inputs, data_samples, self.readers_of(name), self.data_preprocessor)))
-                for name, teacher in teachers.items()}
+            reduced = {}
+            for name, teacher in teachers.items():
+                heads = self.readers_of(name)
+                reduced[name] = dict(zip(heads, teacher(inputs, data_samples, heads, self.data_preprocessor)))
             losses, student_outputs = collect_outputs(
                 self.student, inputs, data_samples, layers_of(self.at_heads, 'student'),
                 wants_of(self.at_heads, 'student'), 'student',
